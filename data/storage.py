@@ -1,0 +1,240 @@
+"""Where files live: a local folder, a network share, or an object store (s3://, gs://).
+
+One class for all of them, through pyarrow's file systems, so that no other module asks where
+it is. Files are read whole and replaced whole: locally under a temporary name that is then
+renamed, on an object store by one PUT. A reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+
+class InputError(Exception):
+    """Bad input: one line that names the file or key, what was found and what was expected."""
+
+
+class Location:
+    """A file or folder, local or on an object store.
+
+    Args:
+        where: a path (``file://`` is one too), or a URI that pyarrow knows
+            (``s3://bucket/key?region=...``, ``gs://``).
+
+    Raises:
+        InputError: the URI cannot be parsed or its scheme is not known.
+    """
+
+    _root: str  # "" where local, else the URI with {} for the path
+    path: str
+
+    def __init__(self, where: str | Path | Location):
+        if isinstance(where, Location):
+            self._root, self.path = where._root, where.path
+            return
+        text = str(where).removeprefix("file://")
+        if "://" not in text:
+            self._root, self.path = "", os.path.abspath(os.path.expanduser(text))
+            return
+        base, _, query = text.partition("?")
+        scheme, _, rest = base.partition("://")
+        self._root = f"{scheme}://" + "{}" + (f"?{query}" if query else "")
+        self.path = rest.rstrip("/")
+        if not self.path:
+            raise InputError(f"{text}: names no bucket; expected {scheme}://BUCKET/FOLDER")
+        self._open_file_system(text)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the path can be given to ``open``."""
+        return not self._root
+
+    @property
+    def local(self) -> Path:
+        """The path of a local location.
+
+        Raises:
+            ValueError: it lies on an object store.
+        """
+        if not self.is_local:
+            raise ValueError(f"{self} is not a local path")
+        return Path(self.path)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        """The folder that holds it."""
+        return self._at(self.path.rsplit("/", 1)[0] or "/")
+
+    def __str__(self) -> str:
+        return self._root.format(self.path) if self._root else self.path
+
+    def __repr__(self) -> str:
+        return f"Location({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Location) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __truediv__(self, name: str) -> Location:
+        return self._at(f"{self.path.rstrip('/')}/{name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Location, (str(self),)
+
+    def is_file(self) -> bool:
+        if self.is_local:
+            return self.local.is_file()
+        return bool(self._info().is_file)
+
+    def is_dir(self) -> bool:
+        if self.is_local:
+            return self.local.is_dir()
+        from pyarrow.fs import FileType
+
+        return bool(self._info().type == FileType.Directory)
+
+    def read_bytes(self) -> bytes:
+        """The whole file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if self.is_local:
+            return self.local.read_bytes()
+        with self._file_system().open_input_stream(self.path) as stream:
+            return bytes(stream.read())
+
+    def read_text(self) -> str:
+        return self.read_bytes().decode("utf-8")
+
+    def write_bytes(self, content: bytes) -> None:
+        """Replace the whole file at once; folders on the way are made."""
+        if not self.is_local:
+            with self._open_for_writing() as stream:
+                stream.write(content)
+            return
+        temporary = self._temporary()
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, self.local)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write_text(self, content: str) -> None:
+        self.write_bytes(content.encode("utf-8"))
+
+    def download(self, destination: Path) -> None:
+        """Copy the file to a local path, at once.
+
+        On the same disk that is a hard link; the two must then never be written in place.
+        """
+        target = Location(destination)
+        temporary = target._temporary()
+        try:
+            if self.is_local:
+                _link_or_copy(self.local, temporary)
+            else:
+                with self._file_system().open_input_stream(self.path) as source:
+                    with temporary.open("wb") as sink:
+                        shutil.copyfileobj(source, sink, 1 << 22)
+            os.replace(temporary, destination)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def upload(self, source: Path) -> None:
+        """Replace the file by a local one, at once."""
+        if not self.is_local:
+            with source.open("rb") as stream:
+                with self._open_for_writing() as sink:
+                    shutil.copyfileobj(stream, sink, 1 << 22)
+            return
+        temporary = self._temporary()
+        try:
+            shutil.copyfile(source, temporary)
+            os.replace(temporary, self.local)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def children(self, recursive: bool = False) -> list[Location]:
+        """Files and folders in it, sorted by path; none where it does not exist.
+
+        Unfinished temporary files are left out.
+        """
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self.path, recursive=recursive, allow_not_found=True)
+        found = self._file_system().get_file_info(selector)
+        paths = sorted(info.path for info in found)
+        return [self._at(p) for p in paths if not p.rsplit("/", 1)[-1].startswith(_TEMPORARY)]
+
+    def delete(self) -> None:
+        """Remove the file, or the folder with all that is in it, if it is there."""
+        if self.is_dir():
+            self._file_system().delete_dir(self.path)
+        elif self.is_file():
+            self._file_system().delete_file(self.path)
+
+    def _at(self, path: str) -> Location:
+        other = Location.__new__(Location)
+        other._root, other.path = self._root, path
+        return other
+
+    def _temporary(self) -> Path:
+        self.local.parent.mkdir(parents=True, exist_ok=True)
+        return self.local.with_name(f"{_TEMPORARY}{uuid.uuid4().hex[:8]}-{self.name}")
+
+    def _info(self) -> Any:
+        return self._file_system().get_file_info(self.path)
+
+    def _open_for_writing(self) -> Any:
+        system = self._file_system()
+        try:
+            return system.open_output_stream(self.path)
+        except FileNotFoundError:  # not an object store: its folders do not make themselves
+            system.create_dir(self.parent.path, recursive=True)
+            return system.open_output_stream(self.path)
+
+    def _file_system(self) -> FileSystem:
+        return self._open_file_system(str(self) if self._root else "")
+
+    @staticmethod
+    def _open_file_system(uri: str) -> FileSystem:
+        from pyarrow.fs import FileSystem, LocalFileSystem
+
+        if not uri:
+            return LocalFileSystem()
+        base, _, query = uri.partition("?")
+        # One client a bucket: its region is looked up once, and a key may hold blanks and "%".
+        bucket = "/".join(base.split("/")[:3]) + (f"?{query}" if query else "")
+        if bucket not in _FILE_SYSTEMS:
+            try:
+                _FILE_SYSTEMS[bucket] = FileSystem.from_uri(bucket)[0]
+            except (ValueError, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"{uri}: {reason}; expected a folder or a URI") from None
+        return _FILE_SYSTEMS[bucket]
+
+
+_TEMPORARY = ".part-"
+_FILE_SYSTEMS: dict[str, FileSystem] = {}
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
