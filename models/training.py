@@ -1,0 +1,275 @@
+"""How the networks are trained: Lightning modules, and the Trainer settings that cost least.
+
+Shapes: B images of a batch, N of a set, K classes. Every metric is over a whole set, never a mean
+of batch values; F1, precision and recall are macro averages over species.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+Batch = Tensor | Sequence[Tensor]  # images (B, 3, H, W) or features (B, D); then labels (B,)
+
+
+@dataclass(frozen=True)
+class TestOutputs:
+    """What a classifier said of every test image, in the order of the images, on the CPU."""
+
+    __test__ = False  # no test case, whatever pytest makes of the name
+
+    true: Tensor  # (N,) int64, the species
+    pred: Tensor  # (N,) int64, the species with the highest probability
+    probability: Tensor  # (N,) float32 in [0, 1], of pred
+    loss: Tensor  # (N,) float32, cross entropy in nats
+
+
+class _RunningMean:
+    """A mean over an epoch that stays on the device: `LightningModule.log` costs 0.5 ms a step."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def add(self, mean: Tensor, count: int) -> None:
+        total = mean.detach() * count
+        self.total = total if self.total is None else self.total + total
+        self.count += count
+
+    def take(self, name: str, epoch: int) -> float:
+        """The mean, once; raises FloatingPointError where it is not finite."""
+        assert self.total is not None
+        value = (self.total / self.count).item()
+        self.reset()
+        return require_finite(name, value, epoch)
+
+
+def require_finite(name: str, value: float, epoch: int) -> float:
+    """Returns ``value``.
+
+    Raises:
+        FloatingPointError: it is NaN or infinite: ``val_loss is nan at epoch 3``, from 1.
+    """
+    if value - value != 0.0:
+        raise FloatingPointError(f"{name} is {value} at epoch {epoch}")
+    return value
+
+
+class _TrainedModule(L.LightningModule):
+    """Adam, and ``train_loss`` as the mean over the images of an epoch.
+
+    ``train_loss`` is logged together with the validation metrics where there are any, so that
+    `Callback.on_validation_end` finds a whole row in ``trainer.callback_metrics``.
+    """
+
+    def __init__(self, network: nn.Module, lr: float):
+        super().__init__()
+        self.network = network
+        self.lr = lr
+        self._train_loss = _RunningMean()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that runs, counted from 1."""
+        return self.current_epoch + 1
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over what is not frozen, one pass over memory for each tensor."""
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        return torch.optim.Adam(weights, lr=self.lr, fused=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+    def on_train_epoch_start(self) -> None:
+        self._train_loss.reset()
+
+    def on_train_epoch_end(self) -> None:
+        self._log_train_loss()
+
+    def _log_train_loss(self) -> None:
+        if self._train_loss.count:
+            self.log("train_loss", self._train_loss.take("train_loss", self.epoch))
+
+
+class AutoencoderModule(_TrainedModule):
+    """Trains an autoencoder to give back its input: mean squared error, Adam.
+
+    Batches are images, or a tuple that starts with them. Logs ``train_loss`` and ``valid_loss``
+    once an epoch.
+
+    Args:
+        network: ``(B, 3, H, W)`` -> ``(B, 3, H, W)``, in [-1, 1].
+        lr: Adam's learning rate.
+    """
+
+    def __init__(self, network: nn.Module, lr: float = 5e-4):
+        super().__init__(network, lr)
+        self._valid_loss = _RunningMean()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss, count = self._reconstruction_loss(batch)
+        self._train_loss.add(loss, count)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._valid_loss.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._valid_loss.add(*self._reconstruction_loss(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_train_loss()
+        self.log("valid_loss", self._valid_loss.take("valid_loss", self.epoch))
+
+    def _reconstruction_loss(self, batch: Batch) -> tuple[Tensor, int]:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return F.mse_loss(self.network(images).float(), images), len(images)
+
+
+SCORES = {
+    "acc": (MulticlassAccuracy, "micro"),
+    "f1": (MulticlassF1Score, "macro"),
+    "precision": (MulticlassPrecision, "macro"),
+    "recall": (MulticlassRecall, "macro"),
+}
+
+
+def _scores(num_classes: int, names: Sequence[str]) -> dict[str, Any]:
+    def make(name: str) -> Any:
+        metric, average = SCORES[name]
+        return metric(num_classes=num_classes, average=average, validate_args=False)
+
+    return {name: make(name) for name in names}
+
+
+class ClassifierModule(_TrainedModule):
+    """Trains a classifier: cross entropy, Adam.
+
+    Batches are ``(inputs, labels)``; inputs are whatever the network takes, so that the head of a
+    frozen encoder's classifier can be trained on features. Logs ``train_loss val_loss val_acc
+    val_f1`` once an epoch, and ``test_loss test_acc test_f1 test_precision test_recall``.
+    Accuracy is micro; the others are macro over the species that occur in the labels or the
+    predictions, with 0 for a species never predicted, as in scikit-learn.
+
+    Args:
+        network: inputs -> logits ``(B, K)``.
+        num_classes: K.
+        lr: Adam's learning rate.
+
+    Attributes:
+        test_outputs: every test image's outcome, after a test; None before.
+    """
+
+    def __init__(self, network: nn.Module, num_classes: int, lr: float = 1e-4):
+        super().__init__(network, lr)
+        self.val_metrics = MetricCollection(_scores(num_classes, ("acc", "f1")), prefix="val_")
+        self.test_metrics = MetricCollection(_scores(num_classes, tuple(SCORES)), prefix="test_")
+        self.mean_loss = MeanMetric()
+        self.test_outputs: TestOutputs | None = None
+        self._judged: list[tuple[Tensor, ...]] = []
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        inputs, labels = batch
+        loss = F.cross_entropy(self.network(inputs).float(), labels)
+        self._train_loss.add(loss, len(labels))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._judged.clear()
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._judged.append(self._judge(*batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_train_loss()
+        self._log_scores(self.val_metrics, "val_loss", self._take_judged())
+
+    def on_test_epoch_start(self) -> None:
+        self._judged.clear()
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._judged.append(self._judge(*batch))
+
+    def on_test_epoch_end(self) -> None:
+        outputs = self._take_judged()
+        self._log_scores(self.test_metrics, "test_loss", outputs)
+        self.test_outputs = outputs
+
+    def _judge(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        logits = self.network(inputs).float()
+        probability, pred = logits.softmax(1).max(1)
+        return labels, pred, probability, F.cross_entropy(logits, labels, reduction="none")
+
+    def _take_judged(self) -> TestOutputs:
+        columns = [torch.cat(column).cpu() for column in zip(*self._judged, strict=True)]
+        self._judged.clear()
+        return TestOutputs(*columns)
+
+    def _log_scores(self, metrics: MetricCollection, loss_name: str, outputs: TestOutputs) -> None:
+        # One update an epoch: an update a batch takes longer than a small network's forward pass.
+        metrics.to("cpu").reset()
+        metrics.update(outputs.pred, outputs.true)
+        self.mean_loss.to("cpu").reset()
+        self.mean_loss.update(outputs.loss)
+        loss = self.mean_loss.compute()
+        require_finite(loss_name, loss.item(), self.epoch)
+        self.log_dict({loss_name: loss, **metrics.compute()})
+
+
+def trainer_options() -> dict[str, Any]:
+    """Keyword arguments for `lightning.Trainer` that leave out what a trial has no use for.
+
+    One device; no logger, progress bar, summary, checkpoint or sanity check.
+    """
+    return {
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+    }
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+KEPT_BYTES = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
+
+# The same for processes yet to start. Only so does it hold in threads too, where a Ray worker
+# trains: one arena, because the others give every block over 64 MB back.
+MEMORY_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES[M_TRIM_THRESHOLD]),
+    "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES[M_MMAP_THRESHOLD]),
+}
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process keep freed memory for its next tensors; call it once, before training.
+
+    glibc returns large blocks to the kernel at once, and each training step pays for thousands
+    of page faults again: by chance of the layout 57 ms a step instead of 29 (variant A at 64 px,
+    width 16). The process stays at its peak size instead.
+
+    Returns:
+        Whether it worked; False where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(*option) for option in KEPT_BYTES.items())
