@@ -1,0 +1,1 @@
+"""The study itself: configuration, search, trials, evaluation, records."""

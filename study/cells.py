@@ -1,0 +1,92 @@
+"""What a study compares and what it searches.
+
+A cell is one variant × one label ratio, a row of Table I, written ``B1@25``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from data.storage import InputError
+from study.config import Config
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a classifier gets its encoder."""
+
+    name: str
+    pretrained: bool  # starts from the pretrained encoder
+    frozen: bool  # never changes it
+    what: str
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant("A", False, False, "the paper's two blocks, from scratch"),
+        Variant("B0", False, False, "B2's network from random weights (the control)"),
+        Variant("B1", True, True, "pretrained encoder, frozen"),
+        Variant("B2", True, False, "pretrained encoder, fine-tuned"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One searched number: its range, scale, unit, the paper's value, and why this range."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+    unit: str
+    first: float
+    why: str
+
+
+def searched(config: Config) -> tuple[Hyperparameter, ...]:
+    """What each cell searches: one line a hyperparameter."""
+    low, high = config.search.lr
+    return (Hyperparameter("lr", low, high, True, "Adam step", 1e-4, "the one that moves F1 most"),)
+
+
+@dataclass(frozen=True)
+class Cell:
+    variant: str
+    label_ratio: int  # percent of the training images of each species
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}@{self.label_ratio}"
+
+    def trial_id(self, number: int) -> str:
+        """The name of the cell's trial of that number, from 0."""
+        return f"{self.name}-{number:03d}"
+
+
+def cells_of(config: Config) -> tuple[Cell, ...]:
+    """All cells, by ratio and then variant."""
+    return tuple(
+        Cell(variant, ratio)
+        for ratio in sorted(config.cells.label_ratios)
+        for variant in sorted(config.cells.variants)
+    )
+
+
+def parse_cell(text: str, cells: Iterable[Cell]) -> Cell:
+    """The cell of that name.
+
+    Raises:
+        InputError: the study has none.
+    """
+    by_name = {cell.name: cell for cell in cells}
+    if text not in by_name:
+        raise InputError(f"--cell: found {text!r}, expected one of {', '.join(by_name)}")
+    return by_name[text]
+
+
+def trial_number(trial_id: str) -> int:
+    """The trial's number in its cell, from 0."""
+    return int(trial_id.rsplit("-", 1)[1])

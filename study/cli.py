@@ -1,0 +1,235 @@
+"""The command line: `mariposa`, or `python -m study`.
+
+Exit codes: 0 done; 1 the work failed; 2 bad input, said in one line; 130 interrupted, after
+saving. What a command needs is imported when it runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data.storage import InputError, Location
+
+RUNS = "runs"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except InputError as error:
+        print(f"mariposa: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = getattr(options, "resume_hint", None)
+        print(f"mariposa: interrupted{f'; go on with: {hint}' if hint else ''}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from study.config import load_config
+
+    changes: dict[str, object] = {}
+    if options.name:
+        changes["name"] = options.name
+    if options.data:
+        changes["data.root"] = str(Location(options.data))
+    config = load_config(options.config, options.set, changes)
+    return _study(options, config, Location(options.out))
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from study.config import config_from
+    from study.records import read_study
+
+    run = _run_location(options.run)
+    config = config_from(read_study(run)["config"], str(run / "study.yaml"))
+    return _study(options, config, run.parent)
+
+
+def _study(options: argparse.Namespace, config: object, out: Location) -> int:
+    from study.config import Config
+    from study.pipeline import StudyFailedError, run_study
+
+    assert isinstance(config, Config)
+    run = out / config.name
+    options.resume_hint = f"mariposa resume {_shown(run)}"
+    try:
+        report = run_study(config, out, options.address)
+    except StudyFailedError as error:
+        print(f"mariposa: {error}", file=sys.stderr)
+        print(_shown(run / "report.html"))
+        return 1
+    print(_shown(report))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from study.config import load_config
+    from study.planning import plan
+
+    changes: dict[str, object] = {}
+    if options.name:
+        changes["name"] = options.name
+    if options.data:
+        changes["data.root"] = str(Location(options.data))
+    config = load_config(options.config, options.set, changes)
+    print("\n".join(plan(config, Location(options.out))))
+    return 0
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from analysis.leaderboard import leaderboard, render, to_json
+    from analysis.load import load
+
+    run = load(_run_location(options.run))
+    board = leaderboard(run.trials, run.metric, cell=options.cell, top=options.top)
+    print(to_json(board) if options.json else render(board, run.metric))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from analysis.report import write_report
+
+    print(_shown(write_report(_run_location(options.run))))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from study.config import config_from
+    from study.evaluation import predict
+    from study.records import read_study
+
+    run = _run_location(options.run)
+    config = config_from(read_study(run)["config"], str(run / "study.yaml"))
+    answers = predict(run, config.search.metric, [Location(image) for image in options.images])
+    if options.json:
+        print(json.dumps(answers, indent=1, ensure_ascii=False))
+        return 0
+    for answer in answers:
+        print(f"{answer['file']}: {answer['species']} ({answer['probability']:.0%})")
+        others = list(answer["probabilities"].items())[1:4]
+        print("  then " + ", ".join(f"{name} ({chance:.0%})" for name, chance in others))
+        same, sure = answer["on_test"]["same_species"], answer["on_test"]["and_as_sure"]
+        print(
+            f"  of {same['images']} test images it called that, {same['right']} were; "
+            f"of the {sure['images']} it was about as sure of, {sure['right']}"
+        )
+    return 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    import os
+
+    from data.folders import check_images, find_images
+
+    folder = find_images(Location(options.folder))
+    report = check_images(folder, os.cpu_count() or 1)
+    print("\n".join(report.lines()))
+    if report.bad:
+        file, reason = report.bad[0]
+        more = f" (and {len(report.bad) - 1} more)" if len(report.bad) > 1 else ""
+        raise InputError(f"{folder.root / file}: {reason}{more}; expected whole images")
+    return 0
+
+
+def _data_demo(options: argparse.Namespace) -> int:
+    from data.demo import write_demo
+
+    count = write_demo(Path(options.folder), seed=options.seed)
+    print(f"{count} images in {options.folder}")
+    return 0
+
+
+def _run_location(text: str) -> Location:
+    """A run by its name under ``runs/``, its folder, or its URI."""
+    named = Location(RUNS) / text
+    if "://" not in text and "/" not in text and named.is_dir():
+        return named
+    return Location(text)
+
+
+def _shown(location: Location) -> str:
+    """The path as people would type it: relative where it is below the current folder."""
+    if location.is_local and location.local.is_relative_to(Path.cwd()):
+        return str(location.local.relative_to(Path.cwd()))
+    return str(location)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mariposa",
+        description="How many labels do I need, and does pretraining on my unlabelled images help?",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="a whole study: encoders, search, evaluation, report")
+    _add_configuration(run)
+    run.add_argument(
+        "--address", help="of a Ray cluster (default: a local Ray, or the one it is in)"
+    )
+    run.set_defaults(command=_run)
+
+    resume = commands.add_parser("resume", help="go on with an interrupted study")
+    resume.add_argument("run", metavar="RUN")
+    resume.add_argument("--address", help="of a Ray cluster")
+    resume.set_defaults(command=_resume)
+
+    plan = commands.add_parser("plan", help="what `run` would do; starts nothing")
+    _add_configuration(plan)
+    plan.set_defaults(command=_plan)
+
+    board = commands.add_parser("leaderboard", help="the trials, best first")
+    board.add_argument("run", metavar="RUN")
+    board.add_argument("--cell", help="of that cell only, such as B1@25")
+    board.add_argument("--top", type=_count, help="so many of them")
+    board.add_argument("--json", action="store_true")
+    board.set_defaults(command=_leaderboard)
+
+    report = commands.add_parser("report", help="tables, figures and report.html again")
+    report.add_argument("run", metavar="RUN")
+    report.set_defaults(command=_report)
+
+    predict = commands.add_parser("predict", help="species of images by the best classifier")
+    predict.add_argument("run", metavar="RUN")
+    predict.add_argument("images", metavar="IMAGE", nargs="+")
+    predict.add_argument("--json", action="store_true")
+    predict.set_defaults(command=_predict)
+
+    data = commands.add_parser("data", help="check an image folder, or draw one")
+    kinds = data.add_subparsers(required=True, metavar="COMMAND")
+    check = kinds.add_parser("check", help="every file of an image folder")
+    check.add_argument("folder", metavar="DIR")
+    check.set_defaults(command=_data_check)
+    demo = kinds.add_parser("demo", help="write the butterflies that the project draws itself")
+    demo.add_argument("folder", metavar="DIR")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(command=_data_demo)
+    return parser
+
+
+def _add_configuration(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "config", metavar="CONFIG", nargs="?", help="smoke, quick (default), paper, full, or a file"
+    )
+    command.add_argument("--data", metavar="DIR-OR-URI", help="images (default: drawn butterflies)")
+    command.add_argument("--out", metavar="DIR-OR-URI", default=RUNS, help="default: runs/")
+    command.add_argument("--name", help="of the run's folder under OUT")
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="such as search.trials=4"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 1")
+    return int(text)

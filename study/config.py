@@ -1,0 +1,334 @@
+"""The configuration of a study: YAML read into typed, frozen objects.
+
+`load_config` takes a preset's name or a file, then `--set key=value` overrides. Whatever is
+wrong with them is an `InputError` of one line: where, which key, what was found, what was
+expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+
+from data.storage import InputError
+
+PRESETS = ("smoke", "quick", "paper", "full")
+
+AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+VariantName = Literal["A", "B0", "B1", "B2"]
+Percent = Annotated[int, Field(ge=1, le=100)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PooledSplit(Section):
+    """Train, valid and test drawn anew per species from all images."""
+
+    test_per_class: int = Field(25, ge=1)
+    valid_per_class: int = Field(10, ge=1)
+
+
+def _read_split(value: object) -> object:
+    if value == "pooled":
+        return PooledSplit()
+    if isinstance(value, dict) and set(value) == {"pooled"}:
+        return PooledSplit.model_validate(value["pooled"] or {})
+    return value
+
+
+class Demo(Section):
+    """How many butterflies are drawn where ``data.root`` is null."""
+
+    train_per_species: int = Field(60, ge=2)
+    valid_per_species: int = Field(10, ge=1)
+    test_per_species: int = Field(25, ge=1)
+    size: int = Field(96, ge=32, le=512)  # pixels
+
+
+class Data(Section):
+    root: str | None = None  # None: the butterflies that the project draws itself
+    image_size: int = Field(128, ge=16, le=1024, multiple_of=8)
+    split: Annotated[Literal["folders"] | PooledSplit, BeforeValidator(_read_split)] = "folders"
+    demo: Demo = Demo()
+
+    @field_serializer("split")
+    def _write_split(self, split: str | PooledSplit) -> object:
+        return split if isinstance(split, str) else {"pooled": split.model_dump()}
+
+
+class Cells(Section):
+    variants: Annotated[tuple[VariantName, ...], AsTuple, Field(min_length=1)] = (
+        "A",
+        "B0",
+        "B1",
+        "B2",
+    )
+    label_ratios: Annotated[tuple[Percent, ...], AsTuple, Field(min_length=1)] = (
+        10,
+        25,
+        50,
+        75,
+        100,
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Cells:
+        for key in ("variants", "label_ratios"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}: found {list(values)}, expected each value once")
+        return self
+
+
+class Encoder(Section):
+    architecture: Literal["unet"] = "unet"
+    width: int = Field(64, ge=1, le=512)  # channels of the first block, for A as well
+    pretrain_on: Literal["all", "unlabelled"] = "all"
+    epochs: int = Field(30, ge=1)
+    patience: int = Field(7, ge=1)
+    batch_size: int = Field(64, ge=1)
+    lr: Positive = 5.0e-4
+    per_repeat: bool = True  # False: every repeat shares the search's encoder
+
+
+class Training(Section):
+    batch_size: int = Field(64, ge=1)
+    max_epochs: int = Field(30, ge=1)
+    patience: int = Field(5, ge=1)
+    augment: Literal["none"] = "none"
+    min_steps_per_epoch: int = Field(0, ge=0)
+
+
+class Search(Section):
+    trials: int = Field(16, ge=1)  # per cell
+    lr: Annotated[tuple[Positive, Positive], AsTuple] = (1.0e-5, 1.0e-2)
+    sampler: Literal["tpe", "random"] = "tpe"
+    scheduler: Literal["asha", "none"] = "asha"
+    grace_period: int = Field(3, ge=1)
+    reduction_factor: int = Field(3, ge=2)
+    metric: Literal["val_f1", "val_acc", "val_loss"] = "val_f1"
+    max_seconds: Positive | None = None
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> Search:
+        low, high = self.lr
+        if low > high:
+            raise ValueError(f"lr: found [{low:g}, {high:g}], expected [low, high], low <= high")
+        return self
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        return "min" if self.metric == "val_loss" else "max"
+
+
+class Evaluation(Section):
+    repeats: int = Field(5, ge=0, le=100)  # 0: search only
+
+
+class Resources(Section):
+    cpus_per_trial: int = Field(1, ge=1)
+    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0, le=64)] = "auto"
+    max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+
+
+class Tracking(Section):
+    wandb: Literal["online", "offline", "disabled"] = "offline"
+
+
+class Config(Section):
+    """A whole study (see README, "Configuration")."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "quick"
+    seed: int = Field(0, ge=0)
+    data: Data = Data()
+    cells: Cells = Cells()
+    encoder: Encoder = Encoder()
+    training: Training = Training()
+    search: Search = Search()
+    evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        grace, epochs = self.search.grace_period, self.training.max_epochs
+        if grace > epochs:
+            raise ValueError(
+                f"search.grace_period: found {grace}, "
+                f"expected at most training.max_epochs = {epochs}"
+            )
+        pretrained = {"B1", "B2"} & set(self.cells.variants)
+        unlabelled = self.encoder.pretrain_on == "unlabelled"
+        if unlabelled and pretrained and 100 in self.cells.label_ratios:
+            raise ValueError(
+                "encoder.pretrain_on: found unlabelled with a label ratio of 100, which "
+                "leaves no unlabelled image; expected cells.label_ratios below 100"
+            )
+        return self
+
+
+def load_config(
+    source: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    changes: Mapping[str, object] | None = None,
+) -> Config:
+    """Read a configuration.
+
+    Args:
+        source: a preset's name or a YAML file; None is the preset ``quick``.
+        overrides: ``key=value`` with dotted keys and YAML values, as after ``--set``.
+        changes: dotted keys and their values, applied last.
+
+    Raises:
+        InputError: anything wrong with one of them.
+    """
+    name = str(source or "quick")
+    tree = _read_source(name)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"--set {override}: found no '=', expected key=value")
+        _assign(tree, key.strip(), _parse_yaml(text, f"--set {key}"), f"--set {key}")
+    for key, value in (changes or {}).items():
+        _assign(tree, key, value, key)
+    return config_from(tree, name)
+
+
+def config_from(tree: Mapping[str, Any], where: str) -> Config:
+    """Check a tree of plain values; ``where`` names it in errors."""
+    try:
+        return Config.model_validate(dict(tree))
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_problem(error)}") from None
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The dotted keys in which two studies of one name differ and must not.
+
+    ``resources``, ``tracking`` and a grown ``search.trials`` may differ.
+    """
+    before, after = _flatten(old.model_dump()), _flatten(new.model_dump())
+    if new.search.trials >= old.search.trials:
+        before.pop("search.trials"), after.pop("search.trials")
+    return sorted(
+        key
+        for key in before.keys() | after.keys()
+        if not key.startswith(("resources.", "tracking.")) and before.get(key) != after.get(key)
+    )
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _read_source(name: str) -> dict[str, Any]:
+    if name in PRESETS:
+        text = resources.files("study.presets").joinpath(f"{name}.yaml").read_text("utf-8")
+    elif Path(name).is_file():
+        try:
+            text = Path(name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{name}: cannot be read ({error}); expected a YAML file") from None
+    else:
+        raise InputError(
+            f"{name}: found no preset or file of that name, expected a YAML file or one of "
+            f"{', '.join(PRESETS)}{_nearest(name, PRESETS)}"
+        )
+    tree = _parse_yaml(text, name)
+    if not isinstance(tree, dict):
+        found = "nothing" if tree is None else f"a {type(tree).__name__}"
+        raise InputError(f"{name}: found {found}, expected a YAML mapping of configuration keys")
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as text; people mean the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{where}: is not YAML ({line}); expected YAML") from None
+
+
+def _assign(tree: dict[str, Any], key: str, value: object, where: str) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        branch = tree.setdefault(section, {})
+        if not isinstance(branch, dict):
+            raise InputError(f"{where}: {section} is not a section, expected a key of config")
+        tree = branch
+    tree[last] = value
+
+
+def _first_problem(error: ValidationError) -> str:
+    # An unknown key explains more than what follows from it, so it is named first.
+    problem = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    where = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        key = ".".join(where)
+        return f"{key}: unknown key{_nearest(key, _flatten_fields(Config))}"
+    message = problem["msg"]
+    if problem["type"] == "value_error":  # raised above, and already says it all
+        text = message.removeprefix("Value error, ")
+        return ".".join([*where, text]) if where else text
+    key = ".".join(part for part in where if not _is_union_branch(part))
+    expected = re.sub(r"^Input should be ", "", message).replace("Input should ", "to ")
+    return f"{key}: found {problem['input']!r}, expected {expected}"
+
+
+def _is_union_branch(part: str) -> bool:
+    return bool(re.search(r"[\[(]|^(int|float|PooledSplit)$", part))
+
+
+def _flatten_fields(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _flatten_fields(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _nearest(found: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, comparing whole keys first and last parts after that."""
+    known = list(known)
+    close = difflib.get_close_matches(found, known, n=1, cutoff=0.6)
+    if not close:
+        by_last = {key.rsplit(".", 1)[-1]: key for key in known}
+        last = difflib.get_close_matches(found.rsplit(".", 1)[-1], by_last, n=1, cutoff=0.6)
+        close = [by_last[last[0]]] if last else []
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,183 @@
+"""One Lightning fit as every part of a study does it: device, early stopping, best epoch.
+
+The order at the end of an epoch matters:
+
+1. validation, and early stopping on the monitored metric;
+2. the epoch's row is reported (which may end the trial);
+3. then a checkpoint, if one is due. It holds the rows of all its epochs, and a fit that goes on
+   from it reports them again: whoever lost the last ones gets them back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+
+from data.storage import Location
+from study.choosing import is_better
+from study.config import Config
+from study.records import Row
+
+CHECKPOINT_SECONDS = 15.0  # at least between two checkpoints
+CHECKPOINT_COST = 0.02  # at most this share of the time goes into them
+
+
+def use_device(config: Config) -> torch.device:
+    """The device that Ray gave this process; sets the threads of PyTorch's operators.
+
+    A trial has as many threads as CPUs, one by default: trials side by side with a thread each
+    do more than one after another with all threads, as small layers do not fill two cores.
+    """
+    torch.set_num_threads(config.resources.cpus_per_trial)
+    torch.set_flush_denormal(True)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Checkpoint:
+    """A trial's checkpoint on the study's storage, with its checksum in front."""
+
+    def __init__(self, file: Location):
+        self.file = file
+
+    def save(self, trainer: L.Trainer) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "fit.ckpt"
+            trainer.save_checkpoint(local)
+            content = local.read_bytes()
+        self.file.write_bytes(_digest(content) + content)
+
+    def fetch(self, folder: Path) -> Path | None:
+        """A local copy for Lightning; None where there is none, or a damaged one."""
+        try:
+            content = self.file.read_bytes()
+        except FileNotFoundError:
+            return None
+        if _digest(content[32:]) != content[:32]:
+            return None
+        local = folder / "fit.ckpt"
+        local.write_bytes(content[32:])
+        return local
+
+
+class EpochEnd(L.Callback):
+    """Makes a row of every epoch, keeps the best, reports it, and saves checkpoints.
+
+    Args:
+        monitor: the metric that decides which epoch is best.
+        metrics: the logged metrics that go into the row.
+        report: called with the row of each epoch; may raise to end the fit.
+        keep: whether to keep the weights of the best epoch, in ``best_state``.
+        checkpoint: where to save; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        metrics: tuple[str, ...],
+        report: Callable[[Row], object],
+        keep: bool = False,
+        checkpoint: Checkpoint | None = None,
+    ):
+        self.monitor, self.metrics, self.report = monitor, metrics, report
+        self.keep, self.checkpoint = keep, checkpoint
+        self.rows: list[Row] = []
+        self.best: Row | None = None
+        self.best_state: dict[str, torch.Tensor] | None = None
+        self._epoch_started = self._saved = time.monotonic()
+        self._save_cost = 0.0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        logged = trainer.callback_metrics
+        row: Row = {"epoch": trainer.current_epoch + 1}
+        row |= {name: float(logged[name]) for name in self.metrics}
+        row["seconds"] = time.monotonic() - self._epoch_started
+        self.rows.append(row)
+        if is_better(row, self.best, self.monitor):
+            self.best = row
+            if self.keep:
+                network: Any = pl_module.network
+                self.best_state = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        self.report(row)
+        self._save_if_due(trainer)
+        self._epoch_started = time.monotonic()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_started = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for row in self.rows:  # of the checkpoint that the fit goes on from
+            self.report(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "rng": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+        for row in self.rows:
+            if is_better(row, self.best, self.monitor):
+                self.best = row
+        torch.set_rng_state(state_dict["rng"])
+
+    def _save_if_due(self, trainer: L.Trainer) -> None:
+        wait = max(CHECKPOINT_SECONDS, self._save_cost / CHECKPOINT_COST)
+        started = time.monotonic()
+        if self.checkpoint is None or started - self._saved < wait or trainer.should_stop:
+            return
+        self.checkpoint.save(trainer)
+        self._saved = time.monotonic()
+        self._save_cost = self._saved - started
+
+
+def fit(
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    ends: EpochEnd,
+    *,
+    max_epochs: int,
+    patience: int,
+    device: torch.device,
+    logger: Any = False,
+) -> L.Trainer:
+    """Train until ``max_epochs``, or ``patience`` epochs without a better metric."""
+    mode = "min" if ends.monitor.endswith("loss") else "max"
+    stop = EarlyStopping(ends.monitor, patience=patience, mode=mode, check_finite=False)
+    trainer = make_trainer(device, max_epochs=max_epochs, logger=logger, callbacks=[stop, ends])
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = ends.checkpoint.fetch(Path(folder)) if ends.checkpoint else None
+        trainer.fit(module, datamodule=data, ckpt_path=found, weights_only=True)
+    return trainer
+
+
+def make_trainer(device: torch.device, **options: Any) -> L.Trainer:
+    """A silent trainer on that device; bf16 autocast on a GPU only."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    on_gpu = device.type == "cuda"
+    bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    return L.Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=1,
+        precision="bf16-mixed" if bf16 else "32-true",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1_000_000,
+        use_distributed_sampler=False,
+        **{"logger": False, **options},
+    )
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=32).digest()

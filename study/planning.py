@@ -1,0 +1,151 @@
+"""What a study would do, from its configuration and the counts of its images; starts nothing."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+from data.folders import find_images
+from data.storage import Location
+from study.cells import VARIANTS, cells_of
+from study.config import Config, PooledSplit
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images of a data set: of each species in train, and in all of valid and test."""
+
+    train: tuple[int, ...]
+    valid: int
+    test: int
+
+    def labelled(self, ratio: int) -> int:
+        """Labelled training images at that ratio: per species ⌊ratio · n + ½⌋."""
+        return sum((2 * ratio * n + 100) // 200 for n in self.train)
+
+
+def count_images(config: Config) -> Counts:
+    """Count the images of a study without opening any.
+
+    Raises:
+        InputError: ``data.root`` is no image folder.
+    """
+    if config.data.root is None:
+        demo = config.data.demo
+        species = 20
+        train, valid, test = (
+            (demo.train_per_species,) * species,
+            demo.valid_per_species * species,
+            demo.test_per_species * species,
+        )
+        if isinstance(config.data.split, PooledSplit):
+            pool = demo.train_per_species + demo.valid_per_species + demo.test_per_species
+            return _pooled(config.data.split, [pool] * species)
+        return Counts(train, valid, test)
+    split = "pooled" if isinstance(config.data.split, PooledSplit) else "folders"
+    folder = find_images(Location(config.data.root), split)
+    if folder.layout == "pooled":
+        wanted = config.data.split
+        pooled = wanted if isinstance(wanted, PooledSplit) else PooledSplit()
+        return _pooled(pooled, list(Counter(f.species for f in folder.files).values()))
+    by_split = Counter(file.split for file in folder.files)
+    per_species = Counter(file.species for file in folder.files if file.split == "train")
+    return Counts(tuple(per_species.values()), by_split["valid"], by_split["test"])
+
+
+def _pooled(split: PooledSplit, per_species: list[int]) -> Counts:
+    test, valid = split.test_per_class, split.valid_per_class
+    train = tuple(n - test - valid for n in per_species)
+    return Counts(train, valid * len(per_species), test * len(per_species))
+
+
+def plan(config: Config, out: Location) -> list[str]:
+    """Lines that say what ``run`` would do.
+
+    Raises:
+        InputError: ``data.root`` is no image folder.
+    """
+    counts, cells = count_images(config), cells_of(config)
+    trials = len(cells) * config.search.trials
+    repeats = config.evaluation.repeats
+    most = trials * config.training.max_epochs
+    images = sum(
+        counts.labelled(cell.label_ratio) * config.search.trials * config.training.max_epochs
+        for cell in cells
+    )
+    ratios = ", ".join(
+        f"{ratio} % = {counts.labelled(ratio)}" for ratio in sorted(config.cells.label_ratios)
+    )
+    return [
+        f"study       {config.name} in {out / config.name}",
+        f"images      {sum(counts.train)} train, {counts.valid} valid, {counts.test} test; "
+        f"{len(counts.train)} species; {config.data.image_size} px",
+        f"labels      {ratios}; and {counts.valid} validation labels, used for choosing",
+        f"cells       {len(cells)}: {', '.join(cell.name for cell in cells)}",
+        f"trials      {trials}, {config.search.trials} a cell; "
+        f"lr in [{config.search.lr[0]:g}, {config.search.lr[1]:g}], "
+        f"{config.search.sampler}, {config.search.scheduler}, best {config.search.metric}",
+        f"epochs      at most {most:,} in the search ({images:,} images), fewer by "
+        f"{config.search.scheduler} and patience {config.training.patience}; "
+        f"at most {len(cells) * repeats * config.training.max_epochs:,} in the final evaluation",
+        f"encoders    {_encoders(config)}",
+        f"evaluation  {len(cells) * repeats}: {repeats} repeats a cell",
+        f"side by side  {_side_by_side(config)}",
+        f"disk        about {_disk(config, counts) / MIB:,.0f} MiB",
+    ]
+
+
+def _encoders(config: Config) -> str:
+    names = sorted(v for v in config.cells.variants if VARIANTS[v].pretrained)
+    if not names:
+        return "none"
+    each = len(config.cells.label_ratios) if config.encoder.pretrain_on == "unlabelled" else 1
+    repeats = config.evaluation.repeats if config.encoder.per_repeat else 0
+    shared = "" if repeats else " (shared by all repeats)"
+    return (
+        f"{each * (1 + repeats)}{shared} for {' and '.join(names)}, "
+        f"at most {config.encoder.epochs} epochs each"
+    )
+
+
+def _side_by_side(config: Config) -> str:
+    cpus = (os.cpu_count() or 1) // config.resources.cpus_per_trial
+    gpus = config.resources.gpus_per_trial
+    share = gpu_share(config) if gpus == "auto" else gpus
+    on_gpu = f"{int(1 / share)} trials a GPU" if 0 < share <= 1 else f"{share} GPUs a trial"
+    return f"{cpus} trials on this machine's CPUs; {on_gpu} (gpus_per_trial {share:g})"
+
+
+def gpu_share(config: Config) -> float:
+    """The fraction of a GPU for one trial where ``resources.gpus_per_trial`` is ``auto``.
+
+    Small networks leave most of a GPU idle, so up to eight trials share one: as many as fit a
+    GPU of 16 GB by an estimate of what the largest variant, A, needs.
+    """
+    activations = config.training.batch_size * config.encoder.width * config.data.image_size**2
+    needed = 16 * parameters_of_a(config) + 4 * 6 * activations + 2**30  # CUDA's own GiB
+    for share in (0.125, 0.25, 0.5):
+        if needed <= share * 16 * 2**30:
+            return share
+    return 1.0
+
+
+def parameters_of_a(config: Config) -> int:
+    """Weights of A's largest layer, which is nearly all of them: 16 bytes each with Adam."""
+    width = config.encoder.width
+    return 2 * width * (config.data.image_size // 4) ** 2 * 8 * width
+
+
+def _disk(config: Config, counts: Counts) -> float:
+    size = config.data.image_size
+    images = sum(counts.train) + counts.valid + counts.test
+    packed = 2 * images * size * size * 3  # under OUT, and this node's copy
+    models = len(cells_of(config)) * parameters_of_a(config) * 4
+    checkpoints = (os.cpu_count() or 1) * parameters_of_a(config) * 12
+    frozen = 0.0
+    if "B1" in config.cells.variants:
+        frozen = images * 4 * config.encoder.width * (size // 8) ** 2 * 4
+    return packed + models + checkpoints + frozen + 50 * MIB

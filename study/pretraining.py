@@ -1,0 +1,83 @@
+"""The encoders of a study while it runs: each made once, as a Ray task, or found on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from study.cells import Cell
+from study.cluster import Tasks
+from study.encoders import EncoderPlan, plan_encoder, pretrain, read_card
+from study.material import Material
+from study.records import Ledger
+
+
+class EncoderPool:
+    """What encoders there are, are being made, and could not be made.
+
+    Args:
+        material: the study.
+        ledger: gets the rows of encoders as they are finished.
+        resources: ``{"CPU": ..., "GPU": ...}`` of one pretraining.
+        at_once: how many may run side by side: at most all CPUs but one, or trials that need no
+            encoder would wait for those that do.
+    """
+
+    def __init__(
+        self, material: Material, ledger: Ledger, resources: Mapping[str, float], at_once: int
+    ):
+        self.material, self.ledger = material, ledger
+        self.plans: dict[str, EncoderPlan] = {}
+        self.made: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self._tasks = Tasks(pretrain, resources, at_once)
+
+    def want(self, cells: Iterable[Cell], repeats: Iterable[int | None]) -> None:
+        """Make sure that the encoders of these cells and repeats are there or on their way."""
+        cells = list(cells)
+        for repeat in repeats:
+            for cell in cells:
+                plan = plan_encoder(self.material, cell, repeat)
+                if plan is not None and plan.key not in self.plans:
+                    self._start(plan)
+
+    def _start(self, plan: EncoderPlan) -> None:
+        self.plans[plan.key] = plan
+        card = read_card(plan, self.material.run)
+        if card is None:
+            self._tasks.add(plan.key, self.material, plan)
+        else:
+            self._record(plan.key, card)
+
+    def collect(self, seconds: float = 0.0) -> None:
+        """Take in what has been finished; waits up to that long for the first."""
+        for key, result in self._tasks.ended(seconds):
+            if isinstance(result, Exception):
+                reason = " ".join(str(result).split())[:200]
+                self.failed[str(key)] = f"encoder {key}: {type(result).__name__}: {reason}"
+            else:
+                self._record(str(key), result)
+
+    def _record(self, key: str, card: Mapping[str, object]) -> None:
+        row, epochs = card["row"], card["epochs"]
+        assert isinstance(row, dict)
+        assert isinstance(epochs, list)
+        for epoch in epochs:
+            self.ledger.put("encoder_epochs", epoch)
+        self.ledger.put("encoders_made", row)
+        self.ledger.flush()
+        self.made.add(key)
+
+    @property
+    def in_work(self) -> int:
+        """Encoders that are neither made nor failed."""
+        return len(self._tasks)
+
+    def ready(self, cell: Cell, repeat: int | None) -> bool:
+        """Whether the cell's classifiers can be trained now."""
+        plan = plan_encoder(self.material, cell, repeat)
+        return plan is None or plan.key in self.made
+
+    def failure(self, cell: Cell, repeat: int | None) -> str | None:
+        """Why the cell's encoder cannot be had; None where it can."""
+        plan = plan_encoder(self.material, cell, repeat)
+        return None if plan is None else self.failed.get(plan.key)

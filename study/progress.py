@@ -1,0 +1,137 @@
+"""What the terminal shows while a study runs: one screen that stays, or plain lines in a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from study.cells import Cell
+from study.choosing import score, winner
+from study.config import Config
+from study.records import Ledger, Row
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+LINE_SECONDS = 10.0  # between two plain lines
+SCREEN_SECONDS = 0.5  # between two screens
+
+
+class Progress:
+    """Shows a study's state, at most as often as a person can read.
+
+    Args:
+        config: the study.
+        ledger: its rows.
+        cells: its cells.
+    """
+
+    def __init__(self, config: Config, ledger: Ledger, cells: Iterable[Cell]):
+        self.config, self.ledger, self.cells = config, ledger, tuple(cells)
+        self.phase = "starting"
+        self.detail: Callable[[], str] = lambda: ""
+        self.console = Console(file=sys.stdout, highlight=False)
+        self.on_screen = self.console.is_terminal
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._started = time.monotonic()
+        self._shown = 0.0
+        self._epochs_before = len(ledger.tables["epochs"])
+
+    def __enter__(self) -> Progress:
+        if self.on_screen:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.on_screen:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if self.on_screen:
+            self.console.print(Text(line))
+        else:
+            print(line, flush=True)
+
+    def enter(self, phase: str, detail: Callable[[], str] = lambda: "") -> None:
+        """Another part of the study begins."""
+        self.phase, self.detail = phase, detail
+        self.show(now=True)
+
+    def show(self, now: bool = False) -> None:
+        """Show the state, if the last time is long enough ago."""
+        wait = SCREEN_SECONDS if self.on_screen else LINE_SECONDS
+        if not now and time.monotonic() - self._shown < wait:
+            return
+        self._shown = time.monotonic()
+        if self.on_screen:
+            self._live.update(self._screen(), refresh=True)
+        else:
+            print(self._line(), flush=True)
+
+    def _line(self) -> str:
+        trials = self.ledger.rows("trials")
+        done = sum(row["state"] != "RUNNING" for row in trials)
+        total = len(self.cells) * self.config.search.trials
+        parts = [f"[{_clock(time.monotonic() - self._started)}] {self.phase}"]
+        parts += [f"trials {done}/{total}", self._rate(), self._left(trials), self.detail()]
+        return " · ".join(part for part in parts if part)
+
+    def _screen(self) -> Group:
+        metric = self.config.search.metric
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("cell", "done", "running", "pruned", "failed", f"best {metric}", "lr"):
+            table.add_column(name, justify="left" if name == "cell" else "right")
+        by_cell: dict[str, list[Row]] = {cell.name: [] for cell in self.cells}
+        for row in self.ledger.rows("trials"):
+            by_cell[row["cell"]].append(row)
+        for cell, rows in by_cell.items():
+            table.add_row(cell, *self._cell_columns(rows))
+        return Group(Text(self._line(), style="bold"), table)
+
+    def _cell_columns(self, rows: list[Row]) -> list[str]:
+        states = [row["state"] for row in rows]
+        best = winner(rows, self.config.search.metric)
+        value = abs(score(best, self.config.search.metric)) if best else None
+        return [
+            f"{len(rows) - states.count('RUNNING')}/{self.config.search.trials}",
+            str(states.count("RUNNING") or ""),
+            str(states.count("PRUNED") or ""),
+            str(states.count("FAIL") or ""),
+            "" if value is None else f"{value:.3f}",
+            f"{best['lr']:.1e}" if best else "",
+        ]
+
+    def _rate(self) -> str:
+        epochs = len(self.ledger.tables["epochs"]) - self._epochs_before
+        seconds = time.monotonic() - self._started
+        return f"{epochs / seconds:.1f} epochs/s" if epochs and seconds > 1 else ""
+
+    def _left(self, trials: list[Row]) -> str:
+        """Time left of the search: what is not yet run costs what its cell has cost so far."""
+        finished = [row for row in trials if row["state"] != "RUNNING" and row["seconds"]]
+        total = len(self.cells) * self.config.search.trials
+        left = total - sum(row["state"] != "RUNNING" for row in trials)
+        if not finished or not left:
+            return ""
+        elapsed = time.monotonic() - self._started
+        share = len(finished) / total
+        return f"about {_clock(elapsed / share - elapsed)} left" if share > 0.05 else ""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

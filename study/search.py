@@ -1,0 +1,313 @@
+"""The search: one Optuna study a cell, and what to run next over all cells.
+
+Nothing here knows Ray: `StudySearch` is asked for a trial, told each epoch, and told how the
+trial ended; `study.tuning` connects it to Ray Tune, and a ten-line loop can drive it as well.
+All of its state comes from the ledger, so that a resumed search is the one that was interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import event
+
+from data.storage import Location
+from study.cells import Cell, Hyperparameter, cells_of, searched, trial_number
+from study.choosing import best_epoch, score
+from study.config import Config, Search
+from study.records import FINISHED, Ledger, Row
+from study.seeds import seed_for
+from study.stopping import Rungs
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+Direction = Literal["maximize", "minimize"]
+_STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
+
+
+class CellSearch:
+    """One cell's Optuna study.
+
+    The sampler of trial n is seeded by (study seed, cell, n) alone: an interrupted search goes
+    on with the points that it would have tried, and repeats none.
+    """
+
+    def __init__(self, cell: str, space: Iterable[Hyperparameter], search: Search, seed: int):
+        self.cell, self.search, self.seed = cell, search, seed
+        self.space = tuple(space)
+        self.distributions: dict[str, BaseDistribution] = {
+            h.name: FloatDistribution(h.low, h.high, log=h.log) for h in self.space
+        }
+        direction: Direction = "maximize" if search.mode == "max" else "minimize"
+        self.study = optuna.create_study(study_name=cell, direction=direction)
+        self.started = 0  # trials so far, in any state
+        self._running: dict[int, optuna.Trial] = {}
+
+    def ask(self, known: Mapping[str, float] | None = None) -> tuple[int, dict[str, float]]:
+        """The next trial's number and its point.
+
+        Args:
+            known: the point of a trial that was interrupted; otherwise Optuna chooses. The first
+                trial is the paper's own configuration, where the range has it.
+        """
+        number = self.started
+        first = {h.name: h.first for h in self.space}
+        if known is None and number == 0 and self._contains(first):
+            known = first
+        if known is not None:
+            self.study.enqueue_trial(dict(known))
+        self.study.sampler = self._sampler(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = self.study.ask(self.distributions)
+        self._running[number] = trial
+        self.started += 1
+        return number, {name: float(value) for name, value in trial.params.items()}
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        self._running[number].report(value, epoch)
+
+    def tell(self, number: int, state: str, value: float | None) -> None:
+        """How the trial ended: COMPLETE with its best value, PRUNED or FAIL without one."""
+        final = value if state == "COMPLETE" else None
+        self.study.tell(self._running.pop(number), final, state=_STATES[state])
+
+    def replay(self, row: Row, values: Mapping[int, float]) -> None:
+        """Add a finished trial from the records, with its value at each epoch."""
+        point = {h.name: row[h.name] for h in self.space}
+        self.study.add_trial(
+            create_trial(
+                state=_STATES[row["state"]],
+                value=row[self.search.metric] if row["state"] == "COMPLETE" else None,
+                params=point,
+                distributions=self.distributions,
+                intermediate_values=dict(values),
+            )
+        )
+        self.started += 1
+
+    def _contains(self, point: Mapping[str, float]) -> bool:
+        return all(h.low <= point[h.name] <= h.high for h in self.space)
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = seed_for(self.seed, "sampler", self.cell, number)
+        if self.search.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        # Optuna's default of 10 random trials would be most of a small budget.
+        random_first = min(10, max(3, self.search.trials // 4))
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=random_first)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial to run: what `study.trial` needs to know of it."""
+
+    trial_id: str
+    cell: Cell
+    lr: float
+    seed: int
+
+
+class StudySearch:
+    """All cells' searches and rungs, over one ledger.
+
+    Args:
+        config: the study.
+        ledger: its rows; what they hold is replayed.
+        ready: whether a cell's trials can run yet (its encoder is there).
+    """
+
+    def __init__(self, config: Config, ledger: Ledger, ready: Callable[[Cell], bool]):
+        self.config, self.ledger, self.ready = config, ledger, ready
+        self.metric = config.search.metric
+        self.cells = cells_of(config)
+        space = searched(config)
+        self.searches = {
+            c: CellSearch(c.name, space, config.search, config.seed) for c in self.cells
+        }
+        self.rungs = {c: self._new_rungs() for c in self.cells}
+        self.stopped = False  # no new trial, and running ones end at their next epoch
+        self._interrupted: list[Trial] = []
+        self._history: dict[str, dict[int, Row]] = {}  # trial -> epoch -> row
+        self._verdicts: dict[str, tuple[str, str | None]] = {}
+        self._replay()
+
+    @property
+    def finished(self) -> bool:
+        """Whether no trial is left to hand out."""
+        return self.stopped or not (self._interrupted or self._open_cells())
+
+    def next_trial(self) -> Trial | None:
+        """The trial to start now; None while none can (or none is left: `finished`).
+
+        Interrupted trials go first. Then the cell that has had the smallest number of trials,
+        so that cells finish evenly; among equals the one with most labels, as it takes longest.
+        """
+        if self.stopped:
+            return None
+        for trial in self._interrupted:
+            if self.ready(trial.cell):
+                self._interrupted.remove(trial)
+                return trial
+        cells = [cell for cell in self._open_cells() if self.ready(cell)]
+        if not cells:
+            return None
+        cell = min(cells, key=lambda c: (self.started(c), -c.label_ratio))
+        number, point = self.searches[cell].ask()
+        trial_id = cell.trial_id(number)
+        trial = Trial(trial_id, cell, point["lr"], seed_for(self.config.seed, "trial", trial_id))
+        self.ledger.put("trials", self._row(trial, "RUNNING"))
+        self.ledger.flush()  # before it starts: its number is never given to another
+        return trial
+
+    def started(self, cell: Cell) -> int:
+        """Trials of the cell so far, in any state."""
+        return self.searches[cell].started
+
+    def report(self, trial: Trial, row: Row) -> bool:
+        """An epoch has ended; whether the trial goes on.
+
+        An epoch that was reported before (by a trial that went back to a checkpoint) was judged
+        before: its first values stay.
+        """
+        history = self._history.setdefault(trial.trial_id, {})
+        epoch = row["epoch"]
+        if self.stopped and epoch < self.config.training.max_epochs:
+            self._verdicts[trial.trial_id] = ("PRUNED", None)
+        if epoch not in history:
+            history[epoch] = row
+            self.ledger.put(
+                "epochs", {**row, **_cell_columns(trial.cell), "trial_id": trial.trial_id}
+            )
+            number = trial_number(trial.trial_id)
+            if not math.isfinite(row[self.metric]):
+                self.fail(trial, f"{self.metric} is {row[self.metric]} at epoch {epoch}")
+                return False
+            self.searches[trial.cell].report(number, epoch, row[self.metric])
+            if not self.rungs[trial.cell].goes_on(trial.trial_id, epoch, score(row, self.metric)):
+                self._verdicts[trial.trial_id] = ("PRUNED", None)
+        return trial.trial_id not in self._verdicts
+
+    def fail(self, trial: Trial, error: str) -> None:
+        """The trial cannot go on; `end` will record it as FAIL with this reason."""
+        self._verdicts[trial.trial_id] = ("FAIL", error)
+
+    def end(self, trial: Trial, node: str | None = None) -> Row:
+        """The trial has ended: record how, and tell Optuna."""
+        history = self._history.get(trial.trial_id, {})
+        missing = ("COMPLETE", None) if history else ("FAIL", "ended without a single epoch")
+        state, error = self._verdicts.pop(trial.trial_id, missing)
+        row = self._row(trial, state, history.values(), node, error)
+        self.ledger.put("trials", row)
+        self.ledger.flush()
+        number = trial_number(trial.trial_id)
+        self.searches[trial.cell].tell(number, state, row[self.metric])
+        return row
+
+    def give_up(self, cell: Cell, error: str) -> None:
+        """Record all trials that the cell has left as FAIL: its encoder cannot be had."""
+        kept = [trial for trial in self._interrupted if trial.cell != cell]
+        lost = [trial for trial in self._interrupted if trial.cell == cell]
+        self._interrupted = kept
+        for trial in lost:
+            self.fail(trial, error)
+            self.end(trial)
+        for _ in range(self.config.search.trials - self.started(cell)):
+            number, point = self.searches[cell].ask()
+            trial = Trial(cell.trial_id(number), cell, point["lr"], 0)
+            self.fail(trial, error)
+            self.end(trial)
+
+    def _open_cells(self) -> list[Cell]:
+        return [cell for cell in self.cells if self.started(cell) < self.config.search.trials]
+
+    def _new_rungs(self) -> Rungs:
+        max_epochs = self.config.training.max_epochs
+        search = self.config.search
+        grace = search.grace_period if search.scheduler == "asha" else max_epochs
+        return Rungs(grace, max_epochs, search.reduction_factor)
+
+    def _row(
+        self,
+        trial: Trial,
+        state: str,
+        epochs: Iterable[Row] = (),
+        node: str | None = None,
+        error: str | None = None,
+    ) -> Row:
+        epochs = list(epochs)
+        best = best_epoch(epochs, self.metric) or {}
+        row: Row = {"trial_id": trial.trial_id, **_cell_columns(trial.cell), "lr": trial.lr}
+        row |= {"seed": trial.seed, "state": state, "node": node, "error": error}
+        row |= {"epochs": len(epochs), "seconds": sum(epoch["seconds"] or 0.0 for epoch in epochs)}
+        row |= {name: best.get(name) for name in ("val_loss", "val_acc", "val_f1")}
+        return row | {"best_epoch": best.get("epoch")}
+
+    def _replay(self) -> None:
+        for row in self.ledger.rows("epochs"):
+            self._history.setdefault(row["trial_id"], {})[row["epoch"]] = row
+        by_name = {cell.name: cell for cell in self.cells}
+        rows = sorted(self.ledger.rows("trials"), key=lambda row: trial_number(row["trial_id"]))
+        for row in rows:
+            cell = by_name[row["cell"]]
+            history = self._history.get(row["trial_id"], {})
+            values = {epoch: past[self.metric] for epoch, past in sorted(history.items())}
+            for epoch, past in history.items():
+                self.rungs[cell].record(row["trial_id"], epoch, score(past, self.metric))
+            if row["state"] in FINISHED:
+                self.searches[cell].replay(row, values)
+                continue
+            number, point = self.searches[cell].ask({"lr": row["lr"]})
+            for epoch, value in values.items():
+                self.searches[cell].report(number, epoch, value)
+            self._interrupted.append(Trial(row["trial_id"], cell, point["lr"], row["seed"]))
+
+
+class OptunaFile:
+    """``optuna.db``: the finished trials of every cell, an Optuna study each.
+
+    The file that optuna-dashboard reads is a copy. It is written on the driver's own disk, as
+    sqlite must not be on a network share, and copied to the run whole.
+    """
+
+    def __init__(self, run: Location):
+        self.target = run / "optuna.db"
+        self.folder = tempfile.TemporaryDirectory(prefix="mariposa-optuna-")
+        self.file = Path(self.folder.name) / "optuna.db"
+        self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.file}")
+        # A crash loses only this copy, so sqlite need not wait for the disk at each trial.
+        event.listen(self.storage.engine, "connect", _do_not_wait_for_disk)
+        self.storage.engine.dispose()
+        self._written: set[tuple[str, int]] = set()  # cell, trial number
+
+    def save(self, searches: Iterable[CellSearch]) -> None:
+        """Add what has finished since, and copy the file to the run."""
+        for search in searches:
+            study = optuna.create_study(
+                storage=self.storage,
+                study_name=search.cell,
+                direction=search.study.direction,
+                load_if_exists=True,
+            )
+            done = [t for t in search.study.get_trials(deepcopy=False) if t.state.is_finished()]
+            for trial in done:
+                if (search.cell, trial.number) not in self._written:
+                    study.add_trial(trial)
+                    self._written.add((search.cell, trial.number))
+        self.target.upload(self.file)
+
+
+def _cell_columns(cell: Cell) -> dict[str, Any]:
+    return {"cell": cell.name, "variant": cell.variant, "label_ratio": cell.label_ratio}
+
+
+def _do_not_wait_for_disk(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA synchronous=OFF")

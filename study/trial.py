@@ -1,0 +1,175 @@
+"""One trial: a classifier trained in a cell with one configuration. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.module import Batches, ButterflyDataModule
+from data.packing import file_lock, node_cache
+from models.classifiers import build_classifier, encode_batches
+from models.training import ClassifierModule
+from study.cells import VARIANTS, Cell
+from study.encoders import EncoderPlan, load_encoder, plan_encoder
+from study.fitting import Checkpoint, EpochEnd, fit, use_device
+from study.material import Material
+from study.records import Row
+from study.tracking import tracker
+
+METRICS = ("train_loss", "val_loss", "val_acc", "val_f1")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained classifier.
+
+    Attributes:
+        network: the whole classifier, images to scores.
+        trained: the part of it that was trained, with the weights of its best epoch if kept.
+        data: what it was trained on; has test batches if they were asked for.
+        ends: the rows of its epochs.
+        trainer: as it ended.
+    """
+
+    network: torch.nn.Module
+    trained: ClassifierModule
+    data: ButterflyDataModule
+    ends: EpochEnd
+    device: torch.device
+
+
+def train_classifier(
+    material: Material,
+    cell: Cell,
+    *,
+    lr: float,
+    seed: int,
+    name: str,
+    report: Callable[[Row], object],
+    repeat: int | None = None,
+    checkpoint: Checkpoint | None = None,
+    final: bool = False,
+) -> Fitted:
+    """Train one classifier.
+
+    Args:
+        material: the study's images and configuration.
+        cell: the variant and the label ratio.
+        lr: Adam's step.
+        seed: of weights and batches.
+        name: the run's name for tracking.
+        report: called with each epoch's row; may raise to end the trial.
+        repeat: of the final evaluation; None in the search.
+        checkpoint: where to go on from and save to.
+        final: the final evaluation, and it alone: keep the best epoch's weights, and give the
+            data module the test images.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    config = material.config
+    device = use_device(config)
+    torch.manual_seed(seed)
+    plan = plan_encoder(material, cell, repeat)
+    network: Any = build_classifier(
+        cell.variant,
+        num_classes=len(material.species),
+        image_size=material.images.image_size,
+        width=config.encoder.width,
+        encoder_state=load_encoder(material, plan) if plan else None,
+    )
+    inputs, labels, rows = _inputs(material, cell, plan, network, device, final)
+    trained = network.head if inputs.ndim == 2 else network
+    data = ButterflyDataModule(
+        inputs,
+        labels,
+        train=rows["train"][_positions(material, cell, repeat)],
+        valid=rows["valid"],
+        test=rows.get("test"),
+        batch_size=config.training.batch_size,
+        seed=seed,
+        min_steps_per_epoch=config.training.min_steps_per_epoch,
+        device=device,
+    )
+    module = ClassifierModule(trained, len(material.species), lr)
+    ends = EpochEnd(config.search.metric, METRICS, report, keep=final, checkpoint=checkpoint)
+    facts = {"variant": cell.variant, "label_ratio": cell.label_ratio, "lr": lr, "seed": seed}
+    with tracker(config, material.run, name, facts) as logger:
+        fit(
+            module,
+            data,
+            ends,
+            max_epochs=config.training.max_epochs,
+            patience=config.training.patience,
+            device=device,
+            logger=logger,
+        )
+    return Fitted(network, module, data, ends, device)
+
+
+def _positions(material: Material, cell: Cell, repeat: int | None) -> np.ndarray:
+    """Where the labelled images stand among the training images."""
+    return np.searchsorted(material.rows("train"), material.labelled(cell.label_ratio, repeat))
+
+
+def _inputs(
+    material: Material,
+    cell: Cell,
+    plan: EncoderPlan | None,
+    network: Any,
+    device: torch.device,
+    final: bool,
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """What the trained part sees, its labels, and the indices of each split in them.
+
+    That is the pixels, or for a frozen encoder its outputs: they are the same in every epoch of
+    every trial, so they are computed once. The test images are among them in the final
+    evaluation only.
+    """
+    splits = ("train", "valid", "test") if final else ("train", "valid")
+    rows = {split: material.rows(split) for split in splits}
+    if not (VARIANTS[cell.variant].frozen and material.config.training.augment == "none"):
+        return material.images.pixels, material.images.labels, rows
+    assert plan is not None
+    chosen = np.concatenate(list(rows.values()))
+    name = f"{material.key}-{plan.key}-{'final' if final else 'search'}"
+    with _one_process_at_a_time(name) as file:
+        if not file.is_file():
+            batches = Batches(
+                material.images.pixels, material.images.labels, chosen, 64, device=device
+            )
+            pixels = (inputs for inputs, _ in batches)
+            features = encode_batches(network.encoder.to(device), pixels).cpu().numpy()
+            _write_whole(file, features)
+    bounds = np.cumsum([len(part) for part in rows.values()])[:-1]
+    places = np.split(np.arange(len(chosen)), bounds)
+    return _map(file), material.images.labels[chosen], dict(zip(rows, places, strict=True))
+
+
+@contextlib.contextmanager
+def _one_process_at_a_time(name: str) -> Iterator[Path]:
+    """The node's file of that name, while no other process of the node makes it."""
+    folder = node_cache() / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder / f"{name}.lock"):
+        yield folder / f"{name}.npy"
+
+
+def _write_whole(file: Path, values: np.ndarray) -> None:
+    temporary = file.with_name(f".part-{uuid.uuid4().hex[:8]}.npy")
+    np.save(temporary, values)
+    os.replace(temporary, file)
+
+
+@lru_cache(maxsize=4)
+def _map(file: Path) -> np.ndarray:
+    return np.load(file, mmap_mode="r")
