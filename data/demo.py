@@ -637,8 +637,11 @@ def write_demo(
         How many images were written.
 
     Raises:
-        InputError: the destination is not a new or an empty folder, or cannot be written.
+        InputError: the destination is not a new or an empty folder, or cannot be written; or
+            ``size`` is under 16.
     """
+    if size < 16:
+        raise InputError(f"size: found {size}, expected at least 16 pixels")
     destination = Path(os.path.abspath(destination))
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         found = "a folder with files in it" if destination.is_dir() else "a file"

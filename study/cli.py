@@ -93,7 +93,15 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
     run = load(_run_location(options.run))
     board = leaderboard(run.trials, run.metric, cell=options.cell, top=options.top)
-    print(to_json(board) if options.json else render(board, run.metric))
+    if options.json:
+        print(to_json(board))
+        return 0
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width of its own
+        console = Console(width=120)
+    console.print(render(board, run.metric))
     return 0
 
 
