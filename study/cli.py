@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,12 +97,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
     if options.json:
         print(to_json(board))
         return 0
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:  # a pipe has no width of its own
-        console = Console(width=120)
-    console.print(render(board, run.metric))
+    print(render(board, run.metric, shutil.get_terminal_size((120, 24)).columns))
     return 0
 
 

@@ -182,6 +182,7 @@ class _Stages:
         self.pretrain_and_search()
         self.evaluate()
         self.extract_features()
+        self.say_how_many_failed()
         return [f"{cell}: {reason}" for cell, reason in sorted(self.failures.items())]
 
     def tick(self) -> None:
@@ -244,8 +245,10 @@ class _Stages:
             self.tick()
 
     def extract_features(self) -> None:
-        self.progress.enter("features")
         self.pool.want(self.cells, [None])
+        if not self.pool.plans:  # nothing to compare the controls with
+            return
+        self.progress.enter("features")
         tasks = Tasks(extract_features, self.resources)
         for encoder in (*sorted(self.pool.made), *CONTROLS):
             if not features_file(self.material.run, encoder).is_file():
@@ -256,6 +259,15 @@ class _Stages:
                 if isinstance(result, Exception):
                     raise result
             self.tick()
+
+    def say_how_many_failed(self) -> None:
+        trials = self.ledger.rows("trials")
+        failed = [row for row in trials if row["state"] == "FAIL"]
+        if failed:
+            self.progress.say(
+                f"{len(failed)} of {len(trials)} trials failed, "
+                f"{failed[0]['trial_id']} for one: {failed[0]['error']}"
+            )
 
     def _encoders_in_work(self) -> str:
         return f"pretraining {self.pool.in_work} encoder(s)" if self.pool.in_work else ""
