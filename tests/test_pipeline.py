@@ -36,7 +36,23 @@ search: {trials: 3, lr: [1.0e-4, 1.0e-2], grace_period: 1}
 evaluation: {repeats: 2}
 resources: {max_concurrent: 1}
 """
-TRIAL_COLUMNS = ["trial_id", "cell", "variant", "label_ratio", "lr", "seed", "state", "epochs", "best_epoch", "val_loss", "val_acc", "val_f1", "seconds", "node", "error"]
+TRIAL_COLUMNS = [
+    "trial_id",
+    "cell",
+    "variant",
+    "label_ratio",
+    "lr",
+    "seed",
+    "state",
+    "epochs",
+    "best_epoch",
+    "val_loss",
+    "val_acc",
+    "val_f1",
+    "seconds",
+    "node",
+    "error",
+]
 CELLS = {f"{v}@{r}" for v in ("A", "B0", "B1", "B2") for r in (50, 100)}
 pytestmark = pytest.mark.timeout(600)
 
