@@ -41,13 +41,16 @@ class Repeat:
 
 
 def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
-    """What is still to be evaluated, the longest first so that none is left for the end."""
-    done = {(row["cell"], row["repeat"]) for row in ledger.rows("evaluations")}
+    """What is still to be evaluated, the longest first so that none is left for the end.
+
+    A study that has grown may have chosen another learning rate: its cell is evaluated anew.
+    """
+    done = {(row["cell"], row["repeat"], row["lr"]) for row in ledger.rows("evaluations")}
     for cell in sorted(cells_of(config), key=lambda cell: -cell.label_ratio):
         trials = [row for row in ledger.rows("trials") if row["cell"] == cell.name]
         chosen = winner(trials, config.search.metric)
         for repeat in range(config.evaluation.repeats):
-            if chosen is not None and (cell.name, repeat) not in done:
+            if chosen is not None and (cell.name, repeat, chosen["lr"]) not in done:
                 yield Repeat(cell, repeat, chosen["lr"])
 
 
@@ -111,8 +114,12 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
 
     The weights come first: if the process dies in between, the repeat is run again.
     """
-    others = [row for row in ledger.rows("evaluations") if row["cell"] == repeat.cell.name]
     own: Row = result["row"]
+    others = [
+        row
+        for row in ledger.rows("evaluations")
+        if (row["cell"], row["lr"]) == (own["cell"], own["lr"]) and row["repeat"] != own["repeat"]
+    ]
     best = best_repeat([*others, own], material.config.search.metric)
     weights = repeat.weights(material.run)
     if best is own:
@@ -124,10 +131,14 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
         }
         text = json.dumps(card, indent=1)
         (material.run / "models" / f"{repeat.cell.name}.json").write_text(text)
-    for table in ("epochs", "predictions"):
-        name = "evaluation_epochs" if table == "epochs" else table
-        for row in result[table]:
-            ledger.put(name, row)
+    for table, rows in (
+        ("evaluation_epochs", result["epochs"]),
+        ("predictions", result["predictions"]),
+    ):
+        if (own["cell"], own["repeat"]) in ledger.tables["evaluations"]:
+            ledger.drop(table, cell=own["cell"], repeat=own["repeat"])
+        for row in rows:
+            ledger.put(table, row)
     ledger.put("evaluations", result["row"])
     ledger.flush()
     weights.delete()

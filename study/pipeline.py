@@ -59,8 +59,8 @@ def run_study(config: Config, out: Location, address: str | None) -> Location:
     run = out / config.name
     study = open_study(config, run)
     if study["state"] != "COMPLETE":
-        with _interruptible() as check, _recorded(run, study):
-            study["failures"] = _work(config, out, run, study, address, check)
+        with _recorded(run, study):
+            study["failures"] = _work(config, out, run, study, address)
     report = _report(run)
     if study["failures"]:
         raise StudyFailedError("; ".join(study["failures"]))
@@ -127,7 +127,7 @@ def _recorded(run: Location, study: dict[str, Any]) -> Iterator[None]:
     ends = {KeyboardInterrupt: "INTERRUPTED", InputError: "INTERRUPTED"}
     try:
         yield
-        study["state"] = "COMPLETE"
+        study["state"] = "FAILED" if study["failures"] else "COMPLETE"
     except BaseException as error:
         study["state"] = ends.get(type(error), "FAILED")
         raise
@@ -143,7 +143,6 @@ def _work(
     run: Location,
     study: dict[str, Any],
     address: str | None,
-    check: Callable[[], None],
 ) -> list[str]:
     """Parts 2 to 6; the reasons of cells that have no result."""
     folder = _find(config, study)
@@ -153,7 +152,7 @@ def _work(
             material = preparing.result()
             ledger = Ledger(run)
             cells = cells_of(config)
-            with Progress(config, ledger, cells) as progress:
+            with Progress(config, ledger, cells) as progress, _interruptible() as check:
                 try:
                     return _Stages(material, ledger, progress, check).run()
                 finally:

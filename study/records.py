@@ -100,6 +100,11 @@ class Ledger:
         self._pending.append(json.dumps([table, clean]))
         return self._put(table, clean)
 
+    def drop(self, table: str, **match: Any) -> None:
+        """Remove the rows with these values. Written by the next `flush`."""
+        if self._drop(table, match):
+            self._pending.append(json.dumps([table, None, match]))
+
     def rows(self, table: str) -> list[Row]:
         return list(self.tables[table].values())
 
@@ -157,13 +162,25 @@ class Ledger:
         self._changed.add(table)
         return new
 
+    def _drop(self, table: str, match: Mapping[str, Any]) -> bool:
+        rows = self.tables[table]
+        gone = [key for key, row in rows.items() if all(row[k] == v for k, v in match.items())]
+        for key in gone:
+            del rows[key]
+        if gone:
+            self._changed.add(table)
+        return bool(gone)
+
     def _apply_journal(self) -> list[Location]:
         segments = (self.run / "journal").children()
         for segment in segments:
             try:
                 for line in segment.read_text().splitlines():
-                    table, row = json.loads(line)
-                    self._put(table, row)
+                    table, row, *match = json.loads(line)
+                    if row is None:
+                        self._drop(table, match[0])
+                    else:
+                        self._put(table, row)
             except (ValueError, KeyError, TypeError):
                 raise InputError(
                     f"{segment}: is damaged, expected a line of JSON a row; delete it to go on "
