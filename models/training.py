@@ -182,7 +182,7 @@ class ClassifierModule(_TrainedModule):
         super().__init__(network, lr)
         self.val_metrics = MetricCollection(_scores(num_classes, ("acc", "f1")), prefix="val_")
         self.test_metrics = MetricCollection(_scores(num_classes, tuple(SCORES)), prefix="test_")
-        self.mean_loss = MeanMetric()
+        self.mean_loss = MeanMetric(nan_strategy="disable")  # else it leaves NaN out of the mean
         self.test_outputs: TestOutputs | None = None
         self._judged: list[tuple[Tensor, ...]] = []
 
