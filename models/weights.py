@@ -1,27 +1,18 @@
-"""Weights and checkpoints as bytes, so that any storage can hold them.
+"""Weights as bytes, so that any storage can hold them.
 
-Weights are safetensors: plain arrays by name, read without running code. A training checkpoint
-also holds the optimiser's and the random generators' state; it is PyTorch's format behind a
-checksum.
+They are safetensors: plain arrays by name, read without running code.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import pickle
 from collections.abc import Mapping
-from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 HEADER_LENGTH_BYTES = 8  # of safetensors: the JSON header's length, little-endian
-MAGIC = b"mariposa-checkpoint-1\n"
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def to_bytes(
@@ -53,35 +44,6 @@ def from_bytes(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _metadata(content: bytes) -> dict[str, str]:
     end = HEADER_LENGTH_BYTES + int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
     return json.loads(content[HEADER_LENGTH_BYTES:end]).get("__metadata__") or {}
-
-
-def checkpoint_to_bytes(state: dict[str, Any]) -> bytes:
-    """A training checkpoint, with the SHA-256 of its content in front.
-
-    Args:
-        state: tensors, numbers, text, None, and lists, tuples and dicts of them.
-    """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    return MAGIC + hashlib.sha256(content).digest() + content
-
-
-def checkpoint_from_bytes(content: bytes) -> dict[str, Any]:
-    """The state that `checkpoint_to_bytes` was given, on the CPU. Runs no code of the file's.
-
-    Raises:
-        ValueError: a byte is missing or another: ``damaged checkpoint: ...``, one line.
-    """
-    start = len(MAGIC) + DIGEST_BYTES
-    if not content.startswith(MAGIC):
-        raise ValueError("damaged checkpoint: it does not start as a checkpoint of Mariposa")
-    if hashlib.sha256(content[start:]).digest() != content[len(MAGIC) : start]:
-        raise ValueError(f"damaged checkpoint: {len(content)} bytes, and their checksum differs")
-    try:
-        return torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"damaged checkpoint: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:

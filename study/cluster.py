@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from data.storage import InputError
+from models.memory import MEMORY_ENVIRONMENT
 from study.config import Config
 from study.planning import gpu_share
 
@@ -49,8 +50,9 @@ def connected(address: str | None) -> Iterator[None]:
         # Ray would otherwise join whatever cluster was last started on this machine.
         options |= {"address": "local", "include_dashboard": False}
         options |= {"object_store_memory": 256 * 2**20}
-    elif address is not None:
-        options["address"] = address
+        os.environ.update(MEMORY_ENVIRONMENT)  # its workers inherit it, this process does not
+    else:
+        options |= {"address": address, "runtime_env": {"env_vars": MEMORY_ENVIRONMENT}}
     try:
         ray.init(**options)
     except (ConnectionError, ValueError) as error:

@@ -24,6 +24,8 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from data.storage import Location
+from models.memory import keep_freed_memory
+from models.training import trainer_options
 from study.choosing import is_better
 from study.config import Config
 from study.records import Row
@@ -39,7 +41,8 @@ def use_device(config: Config) -> torch.device:
     do more than one after another with all threads, as small layers do not fill two cores.
     """
     torch.set_num_threads(config.resources.cpus_per_trial)
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)  # Adam's moments of unused weights shrink to them
+    keep_freed_memory()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -167,15 +170,10 @@ def make_trainer(device: torch.device, **options: Any) -> L.Trainer:
     bf16 = on_gpu and torch.cuda.is_bf16_supported()
     return L.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
-        devices=1,
         precision="bf16-mixed" if bf16 else "32-true",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
         log_every_n_steps=1_000_000,
         use_distributed_sampler=False,
-        **{"logger": False, **options},
+        **trainer_options() | options,
     )
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from models.autoencoders import UNetAutoencoder, UNetEncoder
 from models.classifiers import build_classifier, encode_batches
+from models.memory import keep_freed_memory
 from models.training import (
     AutoencoderModule,
     ClassifierModule,
-    keep_freed_memory,
     trainer_options,
 )
 
