@@ -5,10 +5,8 @@ A cell is one variant × one label ratio, a row of Table I, written ``B1@25``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data.storage import InputError
 from study.config import Config
 
 
@@ -73,18 +71,6 @@ def cells_of(config: Config) -> tuple[Cell, ...]:
         for ratio in sorted(config.cells.label_ratios)
         for variant in sorted(config.cells.variants)
     )
-
-
-def parse_cell(text: str, cells: Iterable[Cell]) -> Cell:
-    """The cell of that name.
-
-    Raises:
-        InputError: the study has none.
-    """
-    by_name = {cell.name: cell for cell in cells}
-    if text not in by_name:
-        raise InputError(f"--cell: found {text!r}, expected one of {', '.join(by_name)}")
-    return by_name[text]
 
 
 def trial_number(trial_id: str) -> int:

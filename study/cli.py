@@ -70,6 +70,7 @@ def _study(options: argparse.Namespace, config: object, out: Location) -> int:
         print(f"mariposa: {error}", file=sys.stderr)
         print(_shown(run / "report.html"))
         return 1
+    print(f"\n{(run / 'answer.txt').read_text()}")
     print(_shown(report))
     return 0
 
@@ -93,6 +94,9 @@ def _leaderboard(options: argparse.Namespace) -> int:
     from analysis.load import load
 
     run = load(_run_location(options.run))
+    names = [name for name, *_ in run.cells]
+    if options.cell is not None and options.cell not in names:
+        raise InputError(f"--cell: found {options.cell!r}, expected one of {', '.join(names)}")
     board = leaderboard(run.trials, run.metric, cell=options.cell, top=options.top)
     if options.json:
         print(to_json(board))

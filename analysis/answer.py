@@ -1,0 +1,157 @@
+"""What the figures say, in three sentences that follow from them and from nothing else.
+
+"Not decided by this data" is an answer. A difference counts as decided where its p-value, after
+Holm over all ratios and contrasts, is under 0.05.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.leaderboard import METRIC_NAMES, winners
+from analysis.load import Run, cell_name
+
+SURE = 0.05
+
+
+def answer(run: Run, table: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+    """The answer, a sentence an element.
+
+    Args:
+        table: Table I.
+        differences: what `contrasts` gave.
+    """
+    if table.empty or table["test_acc"].isna().all():
+        return _without_test(run)
+    parts = [_pretraining(run, differences), _fine_tuning(run, differences), _levels(run, table)]
+    return [part.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0") for part in parts]
+
+
+def _without_test(run: Run) -> list[str]:
+    searched = run.config.get("evaluation", {}).get("repeats", 0) == 0
+    why = "this study only searches (evaluation.repeats is 0)" if searched else "no cell is tested"
+    won = winners(run.trials, run.metric)
+    sentences = [f"There is no test result: {why}."]
+    if len(won):
+        best = won.iloc[0]
+        score = f"{METRIC_NAMES[run.metric]} {best[run.metric]:.3f}"
+        sentences.append(
+            f"On the validation set the best cell is {best['cell']}, with {score} at a learning "
+            f"rate of {best['lr']:.1e}; the trial was chosen by that value, which flatters it."
+        )
+    else:
+        sentences.append("No trial has been completed.")
+    return [*sentences, "Whether pretraining helps is not decided by this data."]
+
+
+def _pretraining(run: Run, differences: pd.DataFrame) -> str:
+    missing = [each for each in ("B2", "B0") if each not in run.variants]
+    if missing:
+        return (
+            f"Whether pretraining helps is not decided by this data: the study has no "
+            f"{' and no '.join(missing)}, and pretraining's effect is B2 − B0, the same network "
+            "with and without pretrained weights."
+        )
+    return _verdict(differences, "B2−B0", "Pretraining (B2 − B0)")
+
+
+def _fine_tuning(run: Run, differences: pd.DataFrame) -> str:
+    if not {"B1", "B2"} <= set(run.variants):
+        return (
+            "Whether fine-tuning beats a frozen encoder is not asked: B1 or B2 is not in the study."
+        )
+    return _verdict(
+        differences,
+        "B2−B1",
+        "Fine-tuning the encoder instead of freezing it (B2 − B1)",
+    )
+
+
+def _verdict(differences: pd.DataFrame, contrast: str, what: str) -> str:
+    rows = differences[differences["contrast"] == contrast]
+    if rows.empty:
+        return f"{what} is not decided by this data: no ratio has both results."
+    sure = rows["p_holm"] < SURE
+    parts = []
+    for verb, chosen in (
+        ("raised", rows[sure & (rows["difference"] > 0)]),
+        ("lowered", rows[sure & (rows["difference"] < 0)]),
+    ):
+        if len(chosen):
+            most = _largest(chosen)
+            where = f"at {percents(chosen['label_ratio'])} labels"
+            extent = "by" if len(chosen) == 1 else f"most at {most['label_ratio']:g} %, by"
+            parts.append(f"{verb} test accuracy {where}, {extent} {_points(most, absolute=True)}")
+    undecided = rows[~sure]
+    if len(undecided) == len(rows):
+        widest = _largest(undecided)
+        return (
+            f"{what}: its effect on test accuracy is not decided by this data at "
+            f"{percents(rows['label_ratio'])} labels; the largest difference is "
+            f"{_points(widest)}, at {widest['label_ratio']:g} %."
+        )
+    if len(undecided):
+        parts.append(f"is not decided by this data at {percents(undecided['label_ratio'])}")
+    return f"{what} {'; it '.join(parts)}."
+
+
+def _largest(rows: pd.DataFrame) -> pd.Series:
+    return rows.iloc[int(rows["difference"].abs().argmax())]
+
+
+def _points(row: pd.Series, absolute: bool = False) -> str:
+    sign = -1.0 if absolute and row["difference"] < 0 else 1.0
+    value, low, high = (100 * sign * row[k] for k in ("difference", "low", "high"))
+    low, high = min(low, high), max(low, high)
+    shown = f"{value:.1f}" if absolute else f"{value:+.1f}"
+    return minus(f"{shown} points [95 % interval {low:.1f} to {high:.1f}]")
+
+
+def _levels(run: Run, table: pd.DataFrame) -> str:
+    known = table[table["test_acc"].notna()]
+    most, least = known["label_ratio"].max(), known["label_ratio"].min()
+    variant = best_variant(run, int(most))
+    rows = known[known["variant"] == variant].set_index("label_ratio")
+    text = f"With {_labels(rows.loc[most])} {variant}, by validation the best variant there, "
+    text += f"classifies {_accuracy(rows.loc[most])} of the test images correctly"
+    if least != most and least in rows.index:
+        text += f"; with {_labels(rows.loc[least])}, {_accuracy(rows.loc[least])}"
+    return text + "."
+
+
+def _labels(row: pd.Series) -> str:
+    count = "" if pd.isna(row["labels"]) else f" ({row['labels']:,} images)"
+    return f"{row.name:g} % labels{count}"
+
+
+def _accuracy(row: pd.Series) -> str:
+    value, low, high = (100 * row[f"test_acc{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def best_variant(run: Run, ratio: int) -> str:
+    """The variant with the best mean validation metric in the final evaluation at a ratio."""
+    rows = run.evaluations[run.evaluations["label_ratio"] == ratio]
+    means = rows.groupby("variant")[run.metric].mean()
+    return str(means.idxmin() if run.metric == "val_loss" else means.idxmax())
+
+
+def best_cell(run: Run) -> str | None:
+    """`best_variant` at the highest ratio that has a result."""
+    if run.evaluations.empty:
+        return None
+    ratio = int(run.evaluations["label_ratio"].max())
+    return cell_name(best_variant(run, ratio), ratio)
+
+
+def percents(ratios: Sequence[int] | pd.Series) -> str:
+    """``10, 25 and 50 %``."""
+    names = [f"{ratio:g}" for ratio in sorted(ratios)]
+    return f"{', '.join(names[:-1])} and {names[-1]} %" if len(names) > 1 else f"{names[0]} %"
+
+
+def minus(text: str) -> str:
+    """Hyphens before a digit as minus signs."""
+    return text.replace("-", "−")

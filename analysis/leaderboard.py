@@ -1,0 +1,121 @@
+"""The trials of a study, best first: as a frame, as JSON, and for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+METRIC_NAMES = {"val_f1": "macro F1", "val_acc": "accuracy", "val_loss": "loss"}
+_ORDER = {"COMPLETE": 0, "PRUNED": 0, "RUNNING": 1}  # anything else, FAIL above all, comes last
+_WHOLE = ("seed", "epochs", "best_epoch")
+
+
+def ascending(metric: str) -> bool:
+    """Whether less is better: for a loss."""
+    return metric.endswith("loss")
+
+
+def leaderboard(
+    trials: pd.DataFrame, metric: str, cell: str | None = None, top: int | None = None
+) -> pd.DataFrame:
+    """Trials best first by a metric, ties by lower ``val_loss``.
+
+    COMPLETE and PRUNED trials come first, then RUNNING ones, then those that failed.
+
+    Args:
+        trials: as ``trials.parquet``.
+        metric: val_f1, val_acc or val_loss.
+        cell: only this one, as ``B1@25``; all cells without it.
+        top: how many rows at most.
+
+    Returns:
+        ``rank``, from 1, and the columns of ``trials``.
+    """
+    chosen = trials if cell is None else trials[trials["cell"] == cell]
+    score = chosen[metric] if ascending(metric) else -chosen[metric]
+    keys = {
+        "order": chosen["state"].map(lambda state: _ORDER.get(state, 2)),
+        "score": score,
+        "loss": chosen["val_loss"],
+        "trial_id": chosen["trial_id"],
+    }
+    order = pd.DataFrame(keys).sort_values(list(keys), na_position="last").index
+    ranked = chosen.loc[order].reset_index(drop=True)
+    ranked.insert(0, "rank", np.arange(1, len(ranked) + 1))
+    return ranked if top is None else ranked.head(top)
+
+
+def winners(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Each cell's COMPLETE trial with the best metric, ties by lower ``val_loss``.
+
+    Returns:
+        The columns of ``trials``, indexed by cell; a cell without a COMPLETE trial has no row.
+    """
+    complete = trials[(trials["state"] == "COMPLETE") & trials[metric].notna()]
+    ranked = leaderboard(complete, metric).drop(columns="rank")
+    return ranked.drop_duplicates("cell").set_index("cell", drop=False)
+
+
+def to_json(frame: pd.DataFrame) -> str:
+    """A list of objects, one a row; a missing value is null."""
+    rows = [
+        {str(name): _plain(name, value) for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
+    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(name: object, value: Any) -> Any:
+    if pd.isna(value):
+        return None
+    if name in _WHOLE:
+        return int(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def render(frame: pd.DataFrame, metric: str, width: int = 100) -> str:
+    """A leaderboard for the terminal: one line a trial, cut at the width in columns."""
+    lines = [["#", "trial", "state", "lr", metric, "loss", "epochs", "s", "error"]]
+    for row in frame.to_dict("records"):
+        texts = [str(row[name]) for name in ("rank", "trial_id", "state")]
+        texts += [number(row["lr"], ".1e"), number(row[metric], ".4f")]
+        texts += [number(row["val_loss"], ".4f"), epochs(row), number(row["seconds"], ".1f")]
+        lines.append([*texts, first_line(row["error"])])
+    widest = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(_cut(_line(line, widest), width) for line in lines)
+
+
+def _line(texts: list[str], widest: list[int]) -> str:
+    left = (1, 2, 8)  # trial, state, error; the others are numbers
+    cells = [
+        text.ljust(wide) if column in left else text.rjust(wide)
+        for column, (text, wide) in enumerate(zip(texts, widest, strict=True))
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def number(value: float, form: str) -> str:
+    """A number, or an empty string where it is missing."""
+    return "" if pd.isna(value) else format(value, form)
+
+
+def epochs(row: Mapping[Any, Any]) -> str:
+    """Epochs trained and, in brackets, the best of them."""
+    trained, best = number(row["epochs"], ".0f"), number(row["best_epoch"], ".0f")
+    return f"{trained} ({best})" if best else trained
+
+
+def first_line(error: object, length: int = 200) -> str:
+    """What an error says on its first line that is not empty."""
+    if error is None or (isinstance(error, float) and np.isnan(error)) or error is pd.NA:
+        return ""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return _cut(lines[0], length) if lines else ""

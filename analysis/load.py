@@ -1,0 +1,271 @@
+"""The records of a run as pandas frames: the only module of ``analysis`` that reads them.
+
+A file that a study has not written yet is an empty frame with the same columns, so that tables
+and figures of an unfinished study need no special case. A file that cannot be read is an error.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from data.storage import InputError, Location
+
+if TYPE_CHECKING:  # imported where used: the package must load in an instant
+    import numpy as np
+    import pandas as pd
+
+T = TypeVar("T")
+
+_TEXT, _INT, _FLOAT = "str", "int64", "float64"
+_CELL = {"cell": _TEXT, "variant": _TEXT, "label_ratio": _INT}
+_CHOSEN = {"val_loss": _FLOAT, "val_acc": _FLOAT, "val_f1": _FLOAT}
+_CURVE = {"epoch": _INT, "train_loss": _FLOAT, **_CHOSEN, "seconds": _FLOAT}
+
+COLUMNS: dict[str, dict[str, str]] = {
+    "labels": {"label_ratio": _INT, "repeat": _FLOAT, "file": _TEXT},
+    "trials": {
+        "trial_id": _TEXT,
+        **_CELL,
+        "lr": _FLOAT,
+        "seed": _INT,
+        "state": _TEXT,
+        "epochs": _FLOAT,
+        "best_epoch": _FLOAT,
+        **_CHOSEN,
+        "seconds": _FLOAT,
+        "node": _TEXT,
+        "error": _TEXT,
+    },
+    "epochs": {"trial_id": _TEXT, **_CELL, **_CURVE},
+    "evaluations": {
+        **_CELL,
+        "repeat": _INT,
+        "seed": _INT,
+        "lr": _FLOAT,
+        "epochs": _INT,
+        "best_epoch": _INT,
+        **_CHOSEN,
+        "test_loss": _FLOAT,
+        "test_acc": _FLOAT,
+        "test_f1": _FLOAT,
+        "test_precision": _FLOAT,
+        "test_recall": _FLOAT,
+        "seconds": _FLOAT,
+    },
+    "evaluation_epochs": {**_CELL, "repeat": _INT, **_CURVE},
+    "predictions": {
+        **_CELL,
+        "repeat": _INT,
+        "file": _TEXT,
+        "true": _TEXT,
+        "pred": _TEXT,
+        "probability": _FLOAT,
+        "loss": _FLOAT,
+    },
+    "encoders_made": {
+        "encoder": _TEXT,
+        "architecture": _TEXT,
+        "objective": _TEXT,
+        "images": _INT,
+        "epochs": _INT,
+        "best_epoch": _INT,
+        "loss": _FLOAT,
+        "seconds": _FLOAT,
+        "repeat": _FLOAT,
+    },
+    "encoder_epochs": {
+        "encoder": _TEXT,
+        "epoch": _INT,
+        "train_loss": _FLOAT,
+        "valid_loss": _FLOAT,
+        "seconds": _FLOAT,
+    },
+    "features/files": {"file": _TEXT, "split": _TEXT, "species": _TEXT},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Each frame is read when it is first asked for, and kept.
+
+    Ratios are percent, losses nats, scores fractions in [0, 1], times seconds. A missing value
+    is NaN, never 0. Reading raises `InputError` where a file is torn or lacks a column.
+    """
+
+    location: Location
+    study: dict[str, Any]
+    """``study.yaml``: config, versions, commit, data, state, started, seconds, machine."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration as resolved."""
+        return dict(self.study["config"])
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name") or self.location.name)
+
+    @property
+    def state(self) -> str:
+        """RUNNING, COMPLETE, INTERRUPTED or FAILED."""
+        return str(self.study.get("state", "RUNNING"))
+
+    @property
+    def metric(self) -> str:
+        """What the search chooses by: val_f1, val_acc or val_loss."""
+        return str(self.config.get("search", {}).get("metric", "val_f1"))
+
+    @property
+    def variants(self) -> list[str]:
+        return sorted(str(v) for v in self.config["cells"]["variants"])
+
+    @property
+    def label_ratios(self) -> list[int]:
+        """Percent."""
+        return sorted(self.config["cells"]["label_ratios"])
+
+    @property
+    def cells(self) -> list[tuple[str, str, int]]:
+        """(cell, variant, label ratio) of every cell, in the order of Table I."""
+        pairs = [(v, r) for r in self.label_ratios for v in self.variants]
+        return [(cell_name(v, r), v, r) for v, r in pairs]
+
+    @property
+    def species(self) -> list[str]:
+        """Every species of the study, sorted."""
+        named = self.study.get("data", {}).get("species")
+        if named:
+            return sorted(str(s) for s in named)
+        return sorted(set(self.predictions["true"]) | set(self.predictions["pred"]))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of train, valid and test; a split that is not recorded is left out."""
+        return {str(k): int(v) for k, v in (self.study["data"].get("counts") or {}).items()}
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """Which images are labelled: ``label_ratio repeat file``; repeat NaN in the search."""
+        return self._frame("labels")
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """A row a trial; ``val_*`` are of the epoch with the best `metric`."""
+        return self._frame("trials")
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """A row a trial and epoch."""
+        return self._frame("epochs")
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """A row a cell and repeat of the final evaluation."""
+        return self._frame("evaluations")
+
+    @cached_property
+    def evaluation_epochs(self) -> pd.DataFrame:
+        """A row a cell, repeat and epoch of the final evaluation."""
+        return self._frame("evaluation_epochs")
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """A row a cell, repeat and test image; ``loss`` is the image's cross entropy in nats."""
+        return self._frame("predictions")
+
+    @cached_property
+    def encoders_made(self) -> pd.DataFrame:
+        """A row an encoder; ``loss`` is its reconstruction error on the validation images."""
+        return self._frame("encoders_made")
+
+    @cached_property
+    def encoder_epochs(self) -> pd.DataFrame:
+        """A row an encoder and epoch."""
+        return self._frame("encoder_epochs")
+
+    @cached_property
+    def feature_files(self) -> pd.DataFrame:
+        """The images in the order of `features`: ``file split species``."""
+        return self._frame("features/files")
+
+    @cached_property
+    def encoders(self) -> list[str]:
+        """Encoders whose features lie in ``features/``, the controls random and pixels last."""
+        names = [each.name for each in (self.location / "features").children()]
+        found = {name.removesuffix(".npy") for name in names if name.endswith(".npy")}
+        controls = [each for each in CONTROLS if each in found]
+        return sorted(found - set(CONTROLS)) + controls
+
+    def features(self, encoder: str) -> np.ndarray:
+        """What an encoder gives for each image of `feature_files`: float32 (N, D)."""
+        import numpy as np
+
+        file = self.location / "features" / f"{encoder}.npy"
+        found = _read(file, lambda content: np.load(io.BytesIO(content), allow_pickle=False))
+        if found.ndim != 2 or len(found) != len(self.feature_files):
+            images = len(self.feature_files)
+            raise InputError(f"{file}: found shape {found.shape}, expected ({images}, D)")
+        return np.asarray(found, dtype=np.float32)
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        return read_frame(self.location / f"{name}.parquet", COLUMNS[name])
+
+
+CONTROLS = ("random", "pixels")
+"""What every encoder must beat: the same network untrained, and the image itself."""
+
+
+def load(run: str | Path | Location) -> Run:
+    """Open a run folder, local or on an object store.
+
+    Raises:
+        InputError: it is not a run (no study.yaml), or study.yaml is torn.
+    """
+    import yaml
+
+    location = Location(run)
+    file = location / "study.yaml"
+    if not file.is_file():
+        raise InputError(f"{location}: no study.yaml in it; expected the folder of a run")
+    study = _read(file, lambda content: yaml.safe_load(content.decode("utf-8")))
+    config = study.get("config") if isinstance(study, dict) else None
+    cells = config.get("cells") if isinstance(config, dict) else None
+    if not isinstance(cells, dict) or not {"variants", "label_ratios"} <= set(cells):
+        raise InputError(f"{file}: no config.cells with variants and label_ratios; is it torn?")
+    study["data"] = study.get("data") or {}
+    return Run(location, study)
+
+
+def cell_name(variant: str, label_ratio: int) -> str:
+    """How a cell is written: ``B1@25``."""
+    return f"{variant}@{label_ratio:g}"
+
+
+def read_frame(file: Location, columns: dict[str, str]) -> pd.DataFrame:
+    """A parquet file, or no rows where there is none.
+
+    Raises:
+        InputError: it cannot be read, or lacks one of the columns.
+    """
+    import pandas as pd
+
+    if not file.is_file():
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
+    frame = _read(file, lambda content: pd.read_parquet(io.BytesIO(content)))
+    missing = [name for name in columns if name not in frame]
+    if missing:
+        raise InputError(f"{file}: no column {missing[0]}; found {' '.join(map(str, frame))}")
+    return frame.astype({name: _FLOAT for name, kind in columns.items() if kind == _FLOAT})
+
+
+def _read(file: Location, parse: Callable[[bytes], T]) -> T:
+    try:
+        return parse(file.read_bytes())
+    except Exception as error:  # the parsers share no base class for a torn file
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file}: cannot be read ({reason}); expected a whole file") from None

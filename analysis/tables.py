@@ -1,0 +1,225 @@
+"""Table I and the encoders' table, and how they are written as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.latents import Scores
+from analysis.leaderboard import first_line, winners
+from analysis.load import CONTROLS, Run
+from analysis.statistics import METRICS, CellScores, Draws, estimate, score_cells
+
+TEST_COLUMNS = [f"test_{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
+TABLE_I = ["variant", "label_ratio", "labels", "n", "repeats", "lr", *TEST_COLUMNS, "reason"]
+HEADINGS = {"loss": "Loss", "acc": "Accuracy", "f1": "F1", "precision": "Precision"}
+HEADINGS["recall"] = "Recall"
+
+
+def table_i(run: Run, scored: tuple[Mapping[str, CellScores], Draws] | None = None) -> pd.DataFrame:
+    """Table I: a row a cell of the configuration, by ratio and variant.
+
+    Args:
+        scored: what `score_cells` gave for this run, where it is at hand.
+
+    Returns:
+        ``variant label_ratio labels n repeats lr``, each test metric's mean over repeats with
+        ``_low`` and ``_high`` (95 %, crossed bootstrap), and ``reason``: why a row has no result,
+        or fewer repeats than configured. ``labels`` counts labelled training images. No row where
+        the configuration has no final evaluation (``evaluation.repeats: 0``).
+
+    Raises:
+        InputError: a record is torn, or its parts contradict each other.
+    """
+    if configured_repeats(run) == 0:
+        return pd.DataFrame(columns=TABLE_I)
+    scores, draws = scored or score_cells(run.predictions, run.species)
+    lrs = chosen_lrs(run)
+    labels = labelled(run)
+    rows = []
+    for cell, variant, ratio in run.cells:
+        row = {"variant": variant, "label_ratio": ratio, "labels": labels.get(ratio)}
+        row |= {"lr": lrs.get(cell), "repeats": 0, "n": None, "reason": reason(run, cell)}
+        if cell in scores:
+            row |= {"n": scores[cell].images, "repeats": len(scores[cell].repeats)}
+            row |= _estimates(scores[cell], draws)
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=TABLE_I)
+    frame[["labels", "n", "repeats"]] = frame[["labels", "n", "repeats"]].astype("Int64")
+    return frame.astype({"lr": "float64", **dict.fromkeys(TEST_COLUMNS, "float64")})
+
+
+def _estimates(scores: CellScores, draws: Draws) -> dict[str, float]:
+    row = {}
+    for name in METRICS:
+        found = estimate(scores, name, draws)
+        row[f"test_{name}"] = found.value
+        row[f"test_{name}_low"], row[f"test_{name}_high"] = found.low, found.high
+    return row
+
+
+def configured_repeats(run: Run) -> int:
+    """Repeats of the final evaluation, 0 for a search only."""
+    return int(run.config.get("evaluation", {}).get("repeats", 0))
+
+
+def labelled(run: Run) -> dict[int, int]:
+    """Labelled training images at each ratio in the search."""
+    labels = run.labels
+    counts = labels[labels["repeat"].isna()].groupby("label_ratio").size()
+    return {int(ratio): int(count) for ratio, count in counts.items()}  # type: ignore[call-overload]
+
+
+def chosen_lrs(run: Run) -> dict[str, float]:
+    """Each cell's lr in the final evaluation, or else of its best COMPLETE trial so far."""
+    won = winners(run.trials, run.metric)["lr"].to_dict()
+    used = run.evaluations.drop_duplicates("cell").set_index("cell")["lr"].to_dict()
+    return {str(cell): float(lr) for cell, lr in {**won, **used}.items()}
+
+
+def reason(run: Run, cell: str) -> str | None:
+    """Why a cell has no result, or not all of its repeats; None where it is whole."""
+    wanted = configured_repeats(run)
+    done = int((run.evaluations["cell"] == cell).sum())
+    if done:
+        return None if done >= wanted else f"{done} of {wanted} repeats so far"
+    trials = run.trials[run.trials["cell"] == cell]
+    states = trials["state"].value_counts().to_dict()
+    total = max(int(run.config.get("search", {}).get("trials", 0)), len(trials))
+    finished = len(trials) - states.get("RUNNING", 0)
+    if len(trials) and states.get("FAIL", 0) == len(trials):
+        return f"all {len(trials)} trials failed: {common_error(trials)}"
+    if finished < total:
+        return f"search not finished: {finished} of {total} trials"
+    if not states.get("COMPLETE"):
+        failed, pruned = states.get("FAIL", 0), states.get("PRUNED", 0)
+        return f"no trial was completed: {failed} failed, {pruned} pruned"
+    return "not evaluated yet" if run.state == "RUNNING" else "not evaluated"
+
+
+def common_error(trials: pd.DataFrame) -> str:
+    """The first line of the most frequent error."""
+    errors = trials["error"].map(first_line)
+    named = errors[errors != ""]
+    return "no error was recorded" if named.empty else str(named.mode().iloc[0])
+
+
+def validation_note(run: Run) -> str:
+    """How many validation labels were used beside the counted ones."""
+    count = run.counts.get("valid")
+    number = "the" if count is None else f"{count:,}"
+    return f"plus {number} validation labels used for choosing"
+
+
+def caption(run: Run) -> str:
+    """What Table I's figures are, in one paragraph."""
+    parts = [
+        f"Test set: mean over repeats with 95 % intervals, macro over {len(run.species)} species.",
+        f"Labels: labelled training images, {validation_note(run)} (lr, epoch).",
+        "Intervals: crossed bootstrap over repeats and test images, conditional on the chosen lr"
+        + ("." if per_repeat(run) or not pretrained(run) else " and on the one shared encoder."),
+    ]
+    return " ".join(parts)
+
+
+def per_repeat(run: Run) -> bool:
+    """Whether each repeat has a pretrained encoder of its own."""
+    return bool(run.config.get("encoder", {}).get("per_repeat", True))
+
+
+def pretrained(run: Run) -> bool:
+    """Whether a variant of the study uses a pretrained encoder."""
+    return bool({"B1", "B2"} & set(run.variants))
+
+
+def encoders_table(run: Run, scores: Mapping[str, Scores]) -> pd.DataFrame:
+    """The encoders, best first: by linear probe, then k-NN, then reconstruction error.
+
+    Args:
+        scores: what frozen features give, for each encoder of ``features/`` (`score_features`).
+
+    Returns:
+        ``encoder architecture objective images epochs loss seconds knn_acc probe_acc``: training
+        images, epochs, validation reconstruction loss, seconds, validation accuracies. The
+        controls ``random`` and ``pixels`` are rows without training; missing values are NaN.
+    """
+    made = run.encoders_made.drop(columns=["best_epoch", "repeat"]).drop_duplicates("encoder")
+    controls = [each for each in CONTROLS if each in scores and each not in set(made["encoder"])]
+    rows = pd.DataFrame({"encoder": controls}).reindex(columns=made.columns)
+    table = pd.concat([made, rows], ignore_index=True) if len(rows) else made.copy()
+    table[["images", "epochs"]] = table[["images", "epochs"]].astype("Int64")
+    for name in ("knn_acc", "probe_acc"):
+        found = [getattr(scores[e], name) if e in scores else np.nan for e in table["encoder"]]
+        table[name] = np.asarray(found, dtype=float)
+    order = ["probe_acc", "knn_acc", "loss"]
+    return table.sort_values(order, ascending=[False, False, True], ignore_index=True)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    return str(frame.to_csv(index=False))
+
+
+def to_markdown(frame: pd.DataFrame, text: str) -> str:
+    """Table I for people, with its caption under it."""
+    head, rows = readable(frame)
+    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 3) + ["---"], *rows]
+    table = [" | ".join(_escape_markdown(each) for each in line) for line in lines]
+    return "\n".join(f"| {line} |" for line in table) + f"\n\n{text}\n"
+
+
+def to_latex(frame: pd.DataFrame, text: str) -> str:
+    """Table I as a LaTeX table; it needs the package booktabs."""
+    head, rows = readable(frame)
+    body = [" & ".join(_escape_latex(each) for each in row) + r" \\" for row in rows]
+    lines = [
+        r"% \usepackage{booktabs}",
+        r"\begin{table*}",
+        rf"\caption{{{_escape_latex(text)}}}",
+        r"\centering\small",
+        rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}",
+        r"\toprule",
+        " & ".join(_escape_latex(each) for each in head) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of Table I as text: ``0.512 [0.471, 0.553]``."""
+    head = ["Variant", "Labelled", "Labels", "n", "Repeats", "lr", *HEADINGS.values(), "Note"]
+    rows = []
+    for row in frame.to_dict("records"):
+        cells = [str(row["variant"]), f"{row['label_ratio']:g} %"]
+        cells += ["–" if pd.isna(row[k]) else f"{row[k]}" for k in ("labels", "n", "repeats")]
+        cells.append("–" if pd.isna(row["lr"]) else f"{row['lr']:.1e}")
+        cells += [with_interval(row, f"test_{name}") for name in METRICS]
+        rows.append([*cells, "" if pd.isna(row["reason"]) else str(row["reason"])])
+    return head, rows
+
+
+def with_interval(row: Mapping[Any, Any], name: str) -> str:
+    """``0.512 [0.471, 0.553]``, or a dash where there is no value."""
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return "–" if pd.isna(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _escape_markdown(text: str) -> str:
+    for character in r"\`*_<|":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+_LATEX |= {"–": "--", "−": "$-$", "<": r"\textless{}", ">": r"\textgreater{}"}
+
+
+def _escape_latex(text: str) -> str:
+    return " ".join("".join(_LATEX.get(character, character) for character in text).split())

@@ -1,0 +1,178 @@
+"""Test metrics and their intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from records_example import write_run
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from analysis import load
+from analysis.statistics import (
+    CellScores,
+    Draws,
+    contrasts,
+    difference,
+    estimate,
+    holm,
+    metrics,
+    score_cells,
+)
+from data.storage import InputError
+
+SPECIES = [f"species {number}" for number in range(20)]
+
+
+def _predictions(
+    right: np.ndarray, repeats: int, seed: int = 0, cell: str = "A@10"
+) -> pd.DataFrame:
+    """A row a repeat and image, right with the probability of each image (N,)."""
+    random = np.random.default_rng(seed)
+    true = np.arange(len(right)) % len(SPECIES)
+    parts = []
+    for repeat in range(repeats):
+        hit = random.random(len(right)) < right
+        pred = np.where(hit, true, (true + random.integers(1, 20, len(true))) % 20)
+        names = np.asarray(SPECIES)
+        row = {"cell": cell, "repeat": repeat, "file": [f"{i}.jpg" for i in range(len(true))]}
+        row |= {"true": names[true], "pred": names[pred], "loss": random.exponential(1, len(true))}
+        parts.append(pd.DataFrame(row))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_metrics_are_scikit_learns(weighted: bool) -> None:
+    """Over the whole set, macro over all species, also one without images or never predicted."""
+    random = np.random.default_rng(1)
+    true, pred = random.integers(0, 6, 90), random.integers(1, 7, (2, 90))
+    loss = random.exponential(size=(2, 90))
+    weights = random.integers(0, 4, (90, 3)).astype(float) if weighted else np.ones((90, 1))
+    found = metrics(true, pred, loss, 8, weights if weighted else None)
+    for repeat in range(2):
+        for draw in range(weights.shape[1]):
+            w = weights[:, draw]
+            rest = {"labels": range(8), "average": "macro", "zero_division": 0, "sample_weight": w}
+            scores = sklearn_metrics.precision_recall_fscore_support(true, pred[repeat], **rest)
+            expected = [np.average(loss[repeat], weights=w)]
+            expected += [np.average(true == pred[repeat], weights=w), scores[2], *scores[:2]]
+            assert [v[repeat, draw] for v in found.values()] == pytest.approx(expected, abs=1e-9)
+
+
+def test_predictions_give_the_evaluations_to_six_digits(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", ratios=(10, 100), encoders=0))
+    scores, _ = score_cells(run.predictions, run.species)
+    for row in run.evaluations.itertuples():
+        found = scores[row.cell]
+        at = found.repeats.index(row.repeat)
+        for name in ("loss", "acc", "f1", "precision", "recall"):
+            assert found.value[name][at] == pytest.approx(getattr(row, f"test_{name}"), abs=1e-6)
+
+
+def test_one_repeat_gives_the_stratified_binomial_interval() -> None:
+    """With one repeat only images vary: accuracy's interval is known in closed form."""
+    right = np.repeat([0.9, 0.4], 250)
+    predictions = _predictions(right, 1)
+    scores, draws = score_cells(predictions, SPECIES, draws=4000)
+    found = estimate(scores["A@10"], "acc", draws)
+    hit = predictions["true"] == predictions["pred"]
+    shares = hit.groupby(predictions["true"]).mean()  # species have the same number of images
+    sd = np.sqrt((shares * (1 - shares) / 25).sum()) / 20
+    low, high = stats.norm(found.value, sd).interval(0.95)
+    assert found.value == pytest.approx(hit.mean())
+    assert [found.low, found.high] == pytest.approx([low, high], abs=0.003)
+
+
+def test_identical_images_leave_only_the_spread_between_repeats() -> None:
+    """Each repeat all right or all wrong: the draws are those of the repeats, a binomial."""
+    predictions = pd.concat(
+        [_predictions(np.full(40, r % 2), 1).assign(repeat=r) for r in range(6)]
+    )
+    scores, draws = score_cells(predictions, SPECIES, draws=4000)
+    drawn = draws.repeats(scores["A@10"].repeats)[1::2].sum(axis=0)
+    assert estimate(scores["A@10"], "acc", draws).value == 0.5
+    assert stats.kstest(drawn, stats.binom(6, 0.5).cdf).statistic < 0.36  # discrete: loose
+    assert drawn.var() == pytest.approx(6 / 4, rel=0.1)
+
+
+def test_intervals_hold_95_percent_of_the_time() -> None:
+    """Image difficulty, seeds and their interaction, of the sizes seen in real studies."""
+    random = np.random.default_rng(5)
+    repeats, images, held, trials = 5, 200, 0, 150
+    difficulty, luck, noise = 1.5, 0.15, 1.0
+    many = random.normal(size=200_000) * np.sqrt(difficulty**2 + luck**2 + noise**2)
+    truth = (1 / (1 + np.exp(-many))).mean()
+    true = np.arange(images) % 20
+    for trial in range(trials):
+        logit = difficulty * random.normal(size=images) + luck * random.normal(size=(repeats, 1))
+        logit = logit + noise * random.normal(size=(repeats, images))
+        hit = random.random(logit.shape) < 1 / (1 + np.exp(-logit))
+        draws = Draws(true, 400, trial)
+        drawn = hit.astype(np.float32) @ draws.images / images
+        scores = CellScores(
+            tuple(range(repeats)), images, {"acc": hit.mean(axis=1)}, {"acc": drawn}
+        )
+        found = estimate(scores, "acc", draws)
+        held += found.low <= truth <= found.high
+    assert 0.91 <= held / trials <= 1.0
+
+
+def test_pairing_on_images_and_seeds_makes_a_difference_surer() -> None:
+    """Two cells that agree on most images differ more surely than their own intervals say."""
+    right = np.random.default_rng(2).choice([0.02, 0.98], 400)
+    better = np.clip(right + 0.08, 0, 1)
+    both = [_predictions(right, 5, 1, "B0@10"), _predictions(better, 5, 2, "B2@10")]
+    scores, draws = score_cells(pd.concat(both, ignore_index=True), SPECIES)
+    found, p_value = difference(scores["B2@10"], scores["B0@10"], "acc", draws)
+    alone = [estimate(scores[cell], "acc", draws) for cell in ("B0@10", "B2@10")]
+    assert found.value == pytest.approx(alone[1].value - alone[0].value)
+    assert found.high - found.low < 0.7 * (alone[0].high - alone[0].low)
+    assert found.low > 0
+    assert p_value < 0.01
+
+
+def test_no_difference_is_seldom_called_one() -> None:
+    random = np.random.default_rng(3)
+    p_values = []
+    for trial in range(40):
+        right = random.choice([0.2, 0.9], 200)
+        cells = [_predictions(right, 4, 2 * trial + i, cell) for i, cell in enumerate("AB")]
+        scores, draws = score_cells(pd.concat(cells, ignore_index=True), SPECIES, draws=300)
+        p_values.append(difference(scores["A"], scores["B"], "acc", draws)[1])
+    assert np.mean(np.asarray(p_values) < 0.05) <= 0.1
+
+
+def test_holm_as_by_hand() -> None:
+    """Smallest first: 4 × 0.005, 3 × 0.01, 2 × 0.03, then never less than the one before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert list(holm([])) == []
+
+
+def test_contrasts_compare_shared_repeats_only(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", variants=("B0", "B2"), ratios=(10, 100), encoders=0))
+    rows = run.predictions
+    rows = rows[~((rows["cell"] == "B0@10") & (rows["repeat"] > 2))]
+    table = contrasts(*score_cells(rows, run.species), run.cells)
+    assert list(table["contrast"]) == ["B2−B0", "B2−B0"]
+    assert list(table["repeats"]) == [3, 5]
+    assert (table["p_holm"] >= table["p"]).all()
+
+
+def test_same_seed_gives_the_same_digits(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", variants=("A",), ratios=(10,), encoders=0))
+    found = [score_cells(run.predictions, run.species, seed=seed) for seed in (0, 0, 1)]
+    intervals = [estimate(scores["A@10"], "f1", draws) for scores, draws in found]
+    assert intervals[0] == intervals[1]
+    assert intervals[0] != intervals[2]
+
+
+def test_a_repeat_that_lacks_images_is_refused(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", variants=("A",), ratios=(10,), encoders=0))
+    with pytest.raises(InputError, match=r"A@10 repeat 4 has 499 images"):
+        score_cells(run.predictions.iloc[:-1], run.species)
+    with pytest.raises(InputError, match="no species of the study"):
+        score_cells(run.predictions, run.species[:-1])
