@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from data.storage import InputError, Location
 
@@ -20,9 +21,10 @@ RUNS = "runs"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
+    options = argparse.Namespace()
     try:
+        _parser().parse_args(arguments, options)
+        command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except InputError as error:
         print(f"mariposa: {error}", file=sys.stderr)
@@ -54,6 +56,7 @@ def _resume(options: argparse.Namespace) -> int:
 
     run = _run_location(options.run)
     config = config_from(read_study(run)["config"], str(run / "study.yaml"))
+    config = config.model_copy(update={"name": run.name})  # the folder may have been renamed
     return _study(options, config, run.parent)
 
 
@@ -173,8 +176,15 @@ def _shown(location: Location) -> str:
     return str(location)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mariposa",
         description="How many labels do I need, and does pretraining on my unlabelled images help?",
     )

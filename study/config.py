@@ -46,12 +46,25 @@ class PooledSplit(Section):
     valid_per_class: int = Field(10, ge=1)
 
 
+class _Pooled(Section):
+    pooled: PooledSplit
+
+
 def _read_split(value: object) -> object:
-    if value == "pooled":
+    if value == "folders" or isinstance(value, PooledSplit):
+        return value
+    if value in ("pooled", {"pooled": None}):
         return PooledSplit()
     if isinstance(value, dict) and set(value) == {"pooled"}:
-        return PooledSplit.model_validate(value["pooled"] or {})
-    return value
+        return _Pooled.model_validate(value).pooled
+    counts = "test_per_class: 25, valid_per_class: 10"
+    raise ValueError(f"found {value!r}, expected folders, pooled or {{pooled: {{{counts}}}}}")
+
+
+def _read_range(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"found {value!r}, expected [low, high]")
+    return tuple(value)
 
 
 class Demo(Section):
@@ -119,7 +132,7 @@ class Training(Section):
 
 class Search(Section):
     trials: int = Field(16, ge=1)  # per cell
-    lr: Annotated[tuple[Positive, Positive], AsTuple] = (1.0e-5, 1.0e-2)
+    lr: Annotated[tuple[Positive, Positive], BeforeValidator(_read_range)] = (1.0e-5, 1.0e-2)
     sampler: Literal["tpe", "random"] = "tpe"
     scheduler: Literal["asha", "none"] = "asha"
     grace_period: int = Field(3, ge=1)
@@ -223,9 +236,9 @@ def config_from(tree: Mapping[str, Any], where: str) -> Config:
 def differences(old: Config, new: Config) -> list[str]:
     """The dotted keys in which two studies of one name differ and must not.
 
-    ``resources``, ``tracking`` and a grown ``search.trials`` may differ.
+    ``name``, ``resources``, ``tracking`` and a grown ``search.trials`` may differ.
     """
-    before, after = _flatten(old.model_dump()), _flatten(new.model_dump())
+    before, after = _flatten(old.model_dump()), _flatten(new.model_dump() | {"name": old.name})
     if new.search.trials >= old.search.trials:
         before.pop("search.trials"), after.pop("search.trials")
     return sorted(
@@ -248,7 +261,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
 def _read_source(name: str) -> dict[str, Any]:
     if name in PRESETS:
         text = resources.files("study.presets").joinpath(f"{name}.yaml").read_text("utf-8")
-    elif Path(name).is_file():
+    elif _is_file(name):
         try:
             text = Path(name).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -263,6 +276,13 @@ def _read_source(name: str) -> dict[str, Any]:
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise InputError(f"{name}: found {found}, expected a YAML mapping of configuration keys")
     return tree
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # longer than any name can be
+        return False
 
 
 class _Loader(yaml.SafeLoader):
@@ -296,22 +316,31 @@ def _assign(tree: dict[str, Any], key: str, value: object, where: str) -> None:
 
 def _first_problem(error: ValidationError) -> str:
     # An unknown key explains more than what follows from it, so it is named first.
-    problem = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    where = [str(part) for part in problem["loc"]]
+    problems = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    problem, key = problems[0], _key(problems[0])
     if problem["type"] == "extra_forbidden":
-        key = ".".join(where)
-        return f"{key}: unknown key{_nearest(key, _flatten_fields(Config))}"
-    message = problem["msg"]
+        pooled = _flatten_fields(PooledSplit, "data.split.pooled.")
+        return f"{key}: unknown key{_nearest(key, _flatten_fields(Config) + pooled)}"
     if problem["type"] == "value_error":  # raised above, and already says it all
-        text = message.removeprefix("Value error, ")
-        return ".".join([*where, text]) if where else text
-    key = ".".join(part for part in where if not _is_union_branch(part))
-    expected = re.sub(r"^Input should be ", "", message).replace("Input should ", "to ")
-    return f"{key}: found {problem['input']!r}, expected {expected}"
+        text = problem["msg"].removeprefix("Value error, ")
+        return f"{key}{': ' if text.startswith('found') else '.'}{text}" if key else text
+    branches = [_expected(other["msg"]) for other in problems if _key(other) == key]  # of a union
+    return f"{key}: found {problem['input']!r}, expected {' or '.join(dict.fromkeys(branches))}"
 
 
-def _is_union_branch(part: str) -> bool:
-    return bool(re.search(r"[\[(]|^(int|float|PooledSplit)$", part))
+def _key(problem: Any) -> str:
+    parts = [str(part) for part in problem["loc"]]
+    return ".".join(
+        part
+        for part in parts
+        if not re.search(r"[\[(]|^(constrained-)?(int|float|PooledSplit)$", part)
+    )
+
+
+def _expected(message: str) -> str:
+    text = re.sub(r"^(Input|Value|String|Keys) should (be )?", "", message)
+    text = re.sub(r"^have (.*) after validation, not \d+$", r"\1", text)
+    return text.replace("valid tuple", "list")
 
 
 def _flatten_fields(section: type[BaseModel], prefix: str = "") -> list[str]:

@@ -153,7 +153,15 @@ def fit(
 ) -> L.Trainer:
     """Train until ``max_epochs``, or ``patience`` epochs without a better metric."""
     mode = "min" if ends.monitor.endswith("loss") else "max"
-    stop = EarlyStopping(ends.monitor, patience=patience, mode=mode, check_finite=False)
+    # At a training epoch's end Lightning calls EarlyStopping after all others, and a checkpoint
+    # saved by then would have forgotten the epoch; so it checks at the end of validation.
+    stop = EarlyStopping(
+        ends.monitor,
+        patience=patience,
+        mode=mode,
+        check_finite=False,
+        check_on_train_epoch_end=False,
+    )
     trainer = make_trainer(device, max_epochs=max_epochs, logger=logger, callbacks=[stop, ends])
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")

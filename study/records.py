@@ -233,7 +233,8 @@ def read_study(run: Location) -> dict[str, Any]:
         raise InputError(f"{run}: found no study.yaml, expected the folder of a run") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         study = None
-    if not isinstance(study, dict) or "config" not in study:
+    # A part of a YAML file may be valid YAML: it is whole if its last key is there.
+    if not isinstance(study, dict) or not {"config", "failures"} <= study.keys():
         raise InputError(f"{file}: is damaged, expected the study's configuration as YAML")
     return study
 

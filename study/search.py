@@ -187,14 +187,21 @@ class StudySearch:
             self.ledger.put(
                 "epochs", {**row, **_cell_columns(trial.cell), "trial_id": trial.trial_id}
             )
-            number = trial_number(trial.trial_id)
-            if not math.isfinite(row[self.metric]):
-                self.fail(trial, f"{self.metric} is {row[self.metric]} at epoch {epoch}")
-                return False
-            self.searches[trial.cell].report(number, epoch, row[self.metric])
-            if not self.rungs[trial.cell].goes_on(trial.trial_id, epoch, score(row, self.metric)):
-                self._verdicts[trial.trial_id] = ("PRUNED", None)
-        return trial.trial_id not in self._verdicts
+            self._judge(trial, epoch, row)
+        verdict = self._verdicts.get(trial.trial_id)
+        if verdict is not None:  # on disk with the epoch it follows from: a kill parts them never
+            ended = self._row(trial, verdict[0], history.values(), error=verdict[1])
+            self.ledger.put("trials", ended)
+        return verdict is None
+
+    def _judge(self, trial: Trial, epoch: int, row: Row) -> None:
+        value = row[self.metric]
+        if not math.isfinite(value):
+            self.fail(trial, f"{self.metric} is {value} at epoch {epoch}")
+            return
+        self.searches[trial.cell].report(trial_number(trial.trial_id), epoch, value)
+        if not self.rungs[trial.cell].goes_on(trial.trial_id, epoch, score(row, self.metric)):
+            self._verdicts[trial.trial_id] = ("PRUNED", None)
 
     def fail(self, trial: Trial, error: str) -> None:
         """The trial cannot go on; `end` will record it as FAIL with this reason."""
@@ -259,8 +266,12 @@ class StudySearch:
         for row in rows:
             cell = by_name[row["cell"]]
             history = self._history.get(row["trial_id"], {})
-            values = {epoch: past[self.metric] for epoch, past in sorted(history.items())}
-            for epoch, past in history.items():
+            # A metric that was no number was never judged.
+            judged = {
+                e: past for e, past in sorted(history.items()) if past[self.metric] is not None
+            }
+            values = {epoch: past[self.metric] for epoch, past in judged.items()}
+            for epoch, past in judged.items():
                 self.rungs[cell].record(row["trial_id"], epoch, score(past, self.metric))
             if row["state"] in FINISHED:
                 self.searches[cell].replay(row, values)

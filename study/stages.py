@@ -1,0 +1,187 @@
+"""The parts of a study that run on Ray: encoders, search, final evaluation, features."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from study.cells import Cell, cells_of
+from study.cluster import Tasks, connected, resources_per_trial, slots
+from study.evaluation import Repeat, evaluate, record, repeats_to_run
+from study.features import CONTROLS, extract_features, features_file, write_feature_files
+from study.material import Material
+from study.pretraining import EncoderPool
+from study.progress import Progress
+from study.records import Ledger
+from study.search import OptunaFile, StudySearch
+from study.tuning import run_search
+
+
+def run_stages(material: Material, address: str | None) -> list[str]:
+    """Do what the run's records do not have yet.
+
+    Args:
+        material: images and configuration.
+        address: of a Ray cluster; None: the one this process is in, or a local one.
+
+    Returns:
+        Why cells have no result, a line each.
+
+    Raises:
+        InputError: no cluster answers, or a record is damaged.
+        KeyboardInterrupt: interrupted; all records are saved.
+    """
+    ledger = Ledger(material.run)
+    with connected(address):
+        progress = Progress(material.config, ledger, cells_of(material.config))
+        with progress, _interruptible() as check:
+            try:
+                return Stages(material, ledger, progress, check).run()
+            finally:
+                ledger.save(closing=True)
+
+
+class Stages:
+    """The parts of a study, with what they share."""
+
+    def __init__(
+        self, material: Material, ledger: Ledger, progress: Progress, check: Callable[[], None]
+    ):
+        self.material, self.ledger, self.progress = material, ledger, progress
+        self.config, self.check = material.config, check
+        self.cells = cells_of(self.config)
+        self.resources = resources_per_trial(self.config)
+        at_once = max(1, slots(self.config) - 1)
+        self.pool = EncoderPool(material, ledger, self.resources, at_once)
+        self.search = StudySearch(self.config, ledger, lambda cell: self.pool.ready(cell, None))
+        self.database = OptunaFile(material.run)
+        limit = self.config.search.max_seconds
+        self.deadline = None if limit is None else time.monotonic() + limit
+        self.failures: dict[str, str] = {}
+
+    def run(self) -> list[str]:
+        self.pretrain_and_search()
+        self.evaluate()
+        self.extract_features()
+        self.say_how_many_failed()
+        return [f"{cell}: {reason}" for cell, reason in sorted(self.failures.items())]
+
+    def tick(self) -> None:
+        """What has to go on whatever the driver is doing."""
+        self.check()
+        self.pool.collect()
+        if self.ledger.save_if_due():
+            self.database.save(self.search.searches.values())
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.search.stopped = True
+        self.progress.show()
+
+    def pretrain_and_search(self) -> None:
+        self.progress.enter("search", self._encoders_in_work)
+        if not self.search.finished:
+            self.pool.want(self.cells, [None])
+            # Trials that need no encoder run beside its pretraining, if there is room for both.
+            while self.pool.in_work and slots(self.config) == 1:
+                self.pool.collect(0.5)
+                self.tick()
+            run_search(self.material, self.search, self.search_tick)
+        self.ledger.save()
+        self.database.save(self.search.searches.values())
+        for cell in self.cells:
+            self._note_if_all_failed(cell)
+
+    def search_tick(self) -> None:
+        self.tick()
+        for cell in self.cells if self.pool.failed else ():
+            reason = self.pool.failure(cell, None)
+            if reason is not None:
+                self.search.give_up(cell, reason)
+
+    def evaluate(self) -> None:
+        waiting = list(repeats_to_run(self.config, self.ledger))
+        total = len(self.cells) * self.config.evaluation.repeats
+        self.progress.enter(
+            "final evaluation", lambda: f"{len(self.ledger.rows('evaluations'))}/{total} repeats"
+        )
+        self.pool.want([one.cell for one in waiting], range(self.config.evaluation.repeats))
+        tasks = Tasks(evaluate, self.resources)
+        while waiting or len(tasks):
+            for one in [one for one in waiting if self.pool.ready(one.cell, one.repeat)]:
+                waiting.remove(one)
+                tasks.add(one, self.material, one)
+            for one in list(waiting):
+                reason = self.pool.failure(one.cell, one.repeat)
+                if reason is not None:
+                    waiting.remove(one)
+                    self.failures[one.cell.name] = reason
+            if not len(tasks):
+                self.pool.collect(0.2)
+            for ended, result in tasks.ended(0.2):
+                assert isinstance(ended, Repeat)
+                if isinstance(result, Exception):
+                    text = " ".join(str(result).split())[:200]
+                    self.failures[ended.cell.name] = f"repeat {ended.repeat}: {text}"
+                else:
+                    record(self.material, self.ledger, ended, result)
+            self.tick()
+
+    def extract_features(self) -> None:
+        self.pool.want(self.cells, [None])
+        if not self.pool.plans:  # nothing to compare the controls with
+            return
+        self.progress.enter("features")
+        tasks = Tasks(extract_features, self.resources)
+        for encoder in (*sorted(self.pool.made), *CONTROLS):
+            if not features_file(self.material.run, encoder).is_file():
+                tasks.add(encoder, self.material, encoder, self.pool.plans.get(encoder))
+        write_feature_files(self.material)
+        while len(tasks):
+            for _, result in tasks.ended(0.2):
+                if isinstance(result, Exception):
+                    raise result
+            self.tick()
+
+    def say_how_many_failed(self) -> None:
+        trials = self.ledger.rows("trials")
+        failed = [row for row in trials if row["state"] == "FAIL"]
+        if failed:
+            self.progress.say(
+                f"{len(failed)} of {len(trials)} trials failed, "
+                f"{failed[0]['trial_id']} for one: {failed[0]['error']}"
+            )
+
+    def _encoders_in_work(self) -> str:
+        return f"pretraining {self.pool.in_work} encoder(s)" if self.pool.in_work else ""
+
+    def _note_if_all_failed(self, cell: Cell) -> None:
+        rows = [row for row in self.ledger.rows("trials") if row["cell"] == cell.name]
+        if rows and all(row["state"] == "FAIL" for row in rows):
+            self.failures[cell.name] = f"all {len(rows)} trials failed: {rows[-1]['error']}"
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """A function that raises KeyboardInterrupt once SIGINT or SIGTERM has come.
+
+    So the driver ends between two events, with its records whole. A second signal ends it now.
+    ``ray job stop`` sends SIGTERM and three seconds later SIGKILL.
+    """
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    def check() -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

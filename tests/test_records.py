@@ -1,0 +1,288 @@
+"""The ledger: whatever moment a driver is killed at, its records are whole."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from data.storage import InputError, Location
+from study.records import TABLES, Ledger, read_study, read_table, write_study
+
+CELL = {"cell": "A@10", "variant": "A", "label_ratio": 10}
+
+
+def trial(number: int, state: str = "COMPLETE", **values: Any) -> dict[str, Any]:
+    row = {"trial_id": f"A@10-{number:03d}", **CELL, "lr": 1e-4, "seed": 1, "state": state}
+    row |= {"epochs": 1, "best_epoch": 1, "val_loss": 0.5, "val_acc": 0.5, "val_f1": 0.5}
+    return row | {"seconds": 1.0, "node": None, "error": None} | values
+
+
+def epoch(number: int, epoch: int, **values: Any) -> dict[str, Any]:
+    row = {"trial_id": f"A@10-{number:03d}", **CELL, "epoch": epoch, "train_loss": 1.0}
+    return row | {"val_loss": 0.5, "val_acc": 0.5, "val_f1": 0.5, "seconds": 1.0} | values
+
+
+@pytest.fixture(params=["local", "object store"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """A run's folder: local, and on pyarrow's file system in memory."""
+    if request.param == "local":
+        return Location(tmp_path / "run")
+    return Location(f"mock://bucket-{uuid.uuid4().hex}/runs/mine")
+
+
+def contents(ledger: Ledger) -> dict[str, Any]:
+    return {name: dict(rows) for name, rows in ledger.tables.items()}
+
+
+def journal(run: Location) -> list[str]:
+    return [segment.name for segment in (run / "journal").children()]
+
+
+def test_what_was_flushed_is_there_and_what_was_not_is_lost(run: Location) -> None:
+    ledger = Ledger(run)
+    assert ledger.put("trials", trial(0, "RUNNING"))
+    ledger.put("epochs", epoch(0, 1))
+    ledger.flush()
+    assert not ledger.put("trials", trial(0)), "replaced"
+    ledger.flush()
+    expected = contents(ledger)
+    ledger.put("epochs", epoch(0, 2))
+    again = Ledger(run)
+    assert contents(again) == expected
+    assert again.rows("trials") == [trial(0)]
+    assert len(journal(run)) == 2
+
+
+def test_a_save_moves_the_journal_into_tables(run: Location) -> None:
+    ledger = Ledger(run)
+    ledger.put("trials", trial(0))
+    ledger.put("epochs", epoch(0, 1))
+    ledger.save()
+    assert journal(run) == []
+    assert read_table(run / "trials.parquet") == [trial(0)]
+    assert contents(Ledger(run)) == contents(ledger)
+    ledger.put("trials", trial(1))
+    ledger.flush()
+    assert contents(Ledger(run)) == contents(ledger)
+
+
+def test_killed_between_tables_and_the_end_of_the_journal(tmp_path: Path) -> None:
+    """The journal is applied again to tables that hold it, at any point of its removal."""
+    run = Location(tmp_path / "run")
+    ledger = Ledger(run)
+    for i in range(3):
+        ledger.put("trials", trial(i, "RUNNING"))
+        ledger.flush()
+    for i in range(2):
+        ledger.put("trials", trial(i, "PRUNED"))
+        ledger.put("epochs", epoch(i, 1))
+        ledger.flush()
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / "run" / "journal", kept)
+    ledger.save()
+    segments = sorted(kept.iterdir())
+    assert len(segments) == 5
+    for removed in range(6):  # they are removed oldest first
+        for segment in segments[removed:]:
+            shutil.copy(segment, tmp_path / "run" / "journal")
+        again = Ledger(run)
+        assert contents(again) == contents(ledger)
+        again.save()
+        assert journal(run) == []
+        assert contents(Ledger(run)) == contents(ledger)
+
+
+def test_killed_before_any_of_the_tables_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some tables are new and some old: the journal makes them agree."""
+    run = Location(tmp_path / "run")
+    ledger = Ledger(run)
+    ledger.put("trials", trial(0, "RUNNING"))
+    ledger.save()
+    ledger.put("trials", trial(0))
+    ledger.put("epochs", epoch(0, 1))
+
+    write = Location.write_bytes
+
+    def killed(self: Location, content: bytes) -> None:
+        if self.name == "epochs.parquet":
+            raise KeyboardInterrupt
+        write(self, content)
+
+    monkeypatch.setattr(Location, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.save()
+    monkeypatch.undo()
+    again = Ledger(run)
+    assert again.rows("trials") == [trial(0)]
+    assert again.rows("epochs") == [epoch(0, 1)]
+
+
+def test_a_segment_written_after_a_crash_comes_after_the_old_ones(tmp_path: Path) -> None:
+    run = Location(tmp_path)
+    for state in ("RUNNING", "PRUNED", "COMPLETE"):
+        ledger = Ledger(run)
+        ledger.put("trials", trial(0, state))
+        ledger.flush()
+    assert Ledger(run).rows("trials") == [trial(0, "COMPLETE")]
+    assert len(set(journal(run))) == 3
+
+
+def test_an_unfinished_temporary_file_is_no_record(tmp_path: Path) -> None:
+    ledger = Ledger(Location(tmp_path))
+    ledger.put("trials", trial(0))
+    ledger.flush()
+    (tmp_path / "journal" / ".part-1234abcd-000002.jsonl").write_text('["trials", {"tri')
+    (tmp_path / ".part-1234abcd-trials.parquet").write_bytes(b"PAR1")
+    assert Ledger(Location(tmp_path)).rows("trials") == [trial(0)]
+
+
+def test_a_study_that_ends_shows_no_running_trial_and_forgets_none(run: Location) -> None:
+    ledger = Ledger(run)
+    ledger.put("trials", trial(0))
+    ledger.put("trials", trial(1, "RUNNING"))
+    ledger.save()
+    assert [row["state"] for row in read_table(run / "trials.parquet")] == ["COMPLETE", "RUNNING"]
+    ledger.save(closing=True)
+    assert [row["state"] for row in read_table(run / "trials.parquet")] == ["COMPLETE"]
+    again = Ledger(run)
+    assert sorted(row["state"] for row in again.rows("trials")) == ["COMPLETE", "RUNNING"]
+    again.save(closing=True)
+    again = Ledger(run)
+    again.put("trials", trial(1, "PRUNED"))
+    again.save(closing=True)
+    assert [row["state"] for row in read_table(run / "trials.parquet")] == ["COMPLETE", "PRUNED"]
+    assert journal(run) == []
+
+
+def test_rows_that_were_dropped_stay_away(run: Location) -> None:
+    ledger = Ledger(run)
+    for number in (0, 1):
+        for n in (1, 2, 3):
+            ledger.put("epochs", epoch(number, n))
+    ledger.save()
+    ledger.drop("epochs", trial_id="A@10-000")
+    ledger.put("epochs", epoch(0, 1, val_f1=0.9))
+    ledger.flush()
+    again = Ledger(run)
+    for known in (again, ledger):
+        assert contents(known) == contents(ledger)
+        assert len(known.rows("epochs")) == 4
+    again.save()
+    assert len(read_table(run / "epochs.parquet")) == 4
+    again.drop("epochs", trial_id="none of them")
+    again.flush()
+    assert journal(run) == []
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf, -math.inf])
+def test_a_missing_value_is_null_never_zero(run: Location, missing: float | None) -> None:
+    ledger = Ledger(run)
+    ledger.put("trials", trial(0, "FAIL", val_f1=missing, best_epoch=None, error="it broke"))
+    ledger.put("epochs", {"trial_id": "A@10-000", "epoch": 1, "val_f1": missing})
+    ledger.flush()
+    for known in (Ledger(run), ledger):
+        known.save()
+        for name in ("trials", "epochs"):
+            (row,) = read_table(run / f"{name}.parquet")
+            assert row["val_f1"] is None
+    assert read_table(run / "epochs.parquet")[0]["train_loss"] is None, "never given"
+
+
+def test_columns_are_those_of_the_contract(tmp_path: Path) -> None:
+    ledger = Ledger(Location(tmp_path))
+    ledger.put("trials", trial(0) | {"unknown": 1})
+    ledger.save()
+    columns = "trial_id cell variant label_ratio lr seed state epochs best_epoch val_loss val_acc"
+    columns += " val_f1 seconds node error"
+    assert pq.read_schema(tmp_path / "trials.parquet").names == columns.split()
+    columns = "cell variant label_ratio repeat seed lr epochs best_epoch val_loss val_acc val_f1"
+    columns += " test_loss test_acc test_f1 test_precision test_recall seconds"
+    assert TABLES["evaluations"][0].names == columns.split()
+    columns = "cell variant label_ratio repeat file true pred probability"
+    assert set(TABLES["predictions"][0].names) >= set(columns.split())
+
+
+@pytest.mark.parametrize("spoil", [lambda content: content[:-9], lambda _: b"", lambda _: b"text"])
+@pytest.mark.parametrize("name", ["trials", "epochs", "evaluations"])
+def test_a_damaged_table_is_named(
+    tmp_path: Path, name: str, spoil: Callable[[bytes], bytes]
+) -> None:
+    ledger = Ledger(Location(tmp_path))
+    ledger.put("trials", trial(0))
+    ledger.put("epochs", epoch(0, 1))
+    ledger.put("evaluations", {**CELL, "repeat": 0})
+    ledger.save()
+    file = tmp_path / f"{name}.parquet"
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(InputError) as caught:
+        Ledger(Location(tmp_path))
+    assert str(caught.value).startswith(f"{file}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '["trials", {"trial', '["what", {}]', "3", "[]", '["trials", {}]', "\udcff"]
+)
+def test_a_damaged_journal_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "journal").mkdir()
+    segment = tmp_path / "journal" / "000001.jsonl"
+    segment.write_text(content, errors="surrogateescape")
+    with pytest.raises(InputError) as caught:
+        Ledger(Location(tmp_path))
+    assert str(caught.value).startswith(f"{segment}: ")
+
+
+def test_saving_costs_at_most_a_tenth_of_the_time(tmp_path: Path) -> None:
+    ledger = Ledger(Location(tmp_path))
+    ledger.put("trials", trial(0))
+    assert not ledger.save_if_due(), "not yet five seconds"
+    ledger._saved_at -= 6
+    assert ledger.save_if_due()
+    ledger._save_cost = 2.0
+    ledger._saved_at -= 6
+    assert not ledger.save_if_due()
+
+
+STUDY = {
+    "config": {"name": "mine", "seed": 3, "search": {"trials": 4}},
+    "versions": {"python": "3.11"},
+    "data": {"key": "abc", "species": ["Ätä", "b"]},
+    "state": "RUNNING",
+    "started": "2026-01-01T00:00:00+0000",
+    "seconds": 0.0,
+    "failures": [],
+}
+
+
+def test_study_yaml_comes_back(run: Location) -> None:
+    write_study(run, STUDY)
+    assert read_study(run) == STUDY
+
+
+def test_a_torn_study_yaml_is_never_taken_for_a_whole_one(tmp_path: Path) -> None:
+    """Cut anywhere, it is refused: a part of it may well be valid YAML."""
+    run = Location(tmp_path)
+    write_study(run, STUDY)
+    whole = (tmp_path / "study.yaml").read_bytes()
+    end = whole.index(b"failures:") + len(b"failures:")
+    for cut in range(end):
+        (tmp_path / "study.yaml").write_bytes(whole[:cut])
+        with pytest.raises(InputError, match=r"study\.yaml"):
+            read_study(run)
+
+
+def test_no_run_at_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: found no study\.yaml"):
+        read_study(Location(tmp_path / "nowhere"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: found no study\.yaml"):
+        read_study(Location(tmp_path / "file"))
