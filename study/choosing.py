@@ -18,7 +18,7 @@ def score(row: Row, metric: str) -> float:
     value = row.get(metric)
     if value is None or not math.isfinite(value):
         return -math.inf
-    return -float(value) if metric == "val_loss" else float(value)
+    return -float(value) if metric.endswith("loss") else float(value)
 
 
 def is_better(row: Row, best: Row | None, metric: str) -> bool:

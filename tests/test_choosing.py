@@ -70,3 +70,11 @@ def test_the_best_repeat_is_chosen_by_validation_whatever_the_test_says() -> Non
     ]
     assert best_repeat(rows, "val_f1") is rows[1]
     assert best_repeat([], "val_f1") is None
+
+
+def test_an_autoencoder_keeps_its_epoch_of_least_loss() -> None:
+    epochs = [{"epoch": 1, "valid_loss": 0.9}, {"epoch": 2, "valid_loss": 0.2}]
+    epochs.append({"epoch": 3, "valid_loss": 0.3})
+    best = best_epoch(epochs, "valid_loss")
+    assert best is not None
+    assert best["epoch"] == 2

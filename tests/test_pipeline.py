@@ -217,6 +217,13 @@ def test_metrics_equal_those_of_scikit_learn(undisturbed: Path) -> None:
         assert row.test_loss == pytest.approx(one["loss"].mean(), abs=1e-5)
 
 
+def test_an_encoder_is_that_of_its_best_epoch(undisturbed: Path) -> None:
+    made = pd.read_parquet(undisturbed / "encoders_made.parquet").set_index("encoder")
+    epochs = pd.read_parquet(undisturbed / "encoder_epochs.parquet")
+    least = epochs.groupby("encoder")["valid_loss"].min()
+    pd.testing.assert_series_equal(made["loss"], least, check_names=False)
+
+
 def test_table_i_has_a_full_row_a_cell(undisturbed: Path) -> None:
     table = pd.read_csv(undisturbed / "table_i.csv")
     assert {
