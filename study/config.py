@@ -119,6 +119,7 @@ class Encoder(Section):
     patience: int = Field(7, ge=1)
     batch_size: int = Field(64, ge=1)
     lr: Positive = 5.0e-4
+    normalise: bool = False  # its features, before the classifier of B0, B1 and B2
     per_repeat: bool = True  # False: every repeat shares the search's encoder
 
 

@@ -57,7 +57,7 @@ def plan_encoder(material: Material, cell: Cell, repeat: int | None) -> EncoderP
         rows = np.setdiff1d(rows, material.labelled(cell.label_ratio, repeat))
     seed = seed_for(material.config.seed, "encoder", repeat)
     images = material.images
-    described = settings.model_dump(exclude={"per_repeat"}) | {
+    described = settings.model_dump(exclude={"per_repeat", "normalise"}) | {
         "image_size": images.image_size,
         "seed": seed,
         "files": [images.files[row] for row in rows],

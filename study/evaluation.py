@@ -128,6 +128,7 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
             "species": list(material.species),
             "image_size": material.images.image_size,
             "width": material.config.encoder.width,
+            "normalise": material.config.encoder.normalise,
         }
         text = json.dumps(card, indent=1)
         (material.run / "models" / f"{repeat.cell.name}.json").write_text(text)
@@ -182,6 +183,7 @@ def predict(run: Location, metric: str, images: list[Location]) -> list[dict[str
         image_size=card["image_size"],
         width=card["width"],
         encoder_state=encoder if pretrained else None,
+        normalise=card["normalise"],
     )
     network.load_state_dict(state)
     network.eval()

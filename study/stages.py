@@ -83,7 +83,7 @@ class Stages:
         if not self.search.finished:
             self.pool.want(self.cells, [None])
             # Trials that need no encoder run beside its pretraining, if there is room for both.
-            while self.pool.in_work and slots(self.config) == 1:
+            while self.pool.in_work and (slots(self.config) == 1 or not self._can_start()):
                 self.pool.collect(0.5)
                 self.tick()
             run_search(self.material, self.search, self.search_tick)
@@ -91,6 +91,9 @@ class Stages:
         self.database.save(self.search.searches.values())
         for cell in self.cells:
             self._note_if_all_failed(cell)
+
+    def _can_start(self) -> bool:
+        return any(self.pool.ready(cell, None) for cell in self.cells)
 
     def search_tick(self) -> None:
         self.tick()
@@ -128,8 +131,9 @@ class Stages:
             self.tick()
 
     def extract_features(self) -> None:
+        """Of all images, those of test among them, so only after a final evaluation."""
         self.pool.want(self.cells, [None])
-        if not self.pool.plans:  # nothing to compare the controls with
+        if not self.pool.plans or self.config.evaluation.repeats == 0:
             return
         self.progress.enter("features")
         tasks = Tasks(extract_features, self.resources)

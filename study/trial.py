@@ -86,6 +86,7 @@ def train_classifier(
         image_size=material.images.image_size,
         width=config.encoder.width,
         encoder_state=load_encoder(material, plan) if plan else None,
+        normalise=config.encoder.normalise,
     )
     inputs, labels, rows = _inputs(material, cell, plan, network, device, final)
     trained = network.head if inputs.ndim == 2 else network

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.autoencoders import UNetAutoencoder, UNetEncoder, dropout, pool_and_rectify
 from models.classifiers import (
     EncoderClassifier,
+    FeatureNorm,
     WideLinear,
     build_classifier,
     encode_batches,
@@ -306,3 +307,15 @@ def test_frozen_encoder_with_buffers_keeps_them() -> None:
     classifier(images()).sum().backward()
     optimizer.step()
     assert all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
+
+
+def test_normalised_features_have_no_common_mean_and_one_image_is_no_error() -> None:
+    norm = FeatureNorm(5).train()
+    found = norm(torch.rand(64, 5) * 3 + 10)
+    assert torch.allclose(found.mean(0), torch.zeros(5), atol=1e-4)
+    assert torch.allclose(found.std(0), torch.ones(5), atol=0.05)
+    before = norm.running_mean.clone()
+    assert torch.isfinite(norm(torch.rand(1, 5))).all()
+    assert torch.equal(before, norm.running_mean)
+    built = build_classifier("B0", CLASSES, 32, 4, normalise=True)
+    assert isinstance(built.head[0], FeatureNorm)
