@@ -15,7 +15,7 @@ from models.memory import MEMORY_ENVIRONMENT
 from study.config import Config
 from study.planning import gpu_share
 
-TASK_RETRIES = -1  # a task whose process or machine dies runs again; its own exceptions do not
+TASK_RETRIES = 10  # of a task whose process or machine dies; its own exceptions end it
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -25,6 +25,9 @@ _QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # Tune's own experiment state is never read back (docs/DESIGN.md): write it once, at the end.
     "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
+}
+_WORKERS = MEMORY_ENVIRONMENT | {
+    "PL_DISABLE_FORK": "1",  # as Tune sets it for its actors: so they can take any idle worker
     # A trial's function may be in the middle of an epoch when its actor is given to the next.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
@@ -46,13 +49,13 @@ def connected(address: str | None) -> Iterator[None]:
     # Tune warns of each trial's missing result.json, which nobody asked it to write.
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options |= {"runtime_env": {"env_vars": _WORKERS}}
     if address is None and "RAY_ADDRESS" not in os.environ:
         # Ray would otherwise join whatever cluster was last started on this machine.
         options |= {"address": "local", "include_dashboard": False}
         options |= {"object_store_memory": 256 * 2**20}
-        os.environ.update(MEMORY_ENVIRONMENT)  # its workers inherit it, this process does not
     else:
-        options |= {"address": address, "runtime_env": {"env_vars": MEMORY_ENVIRONMENT}}
+        options |= {"address": address}
     try:
         ray.init(**options)
     except (ConnectionError, ValueError) as error:

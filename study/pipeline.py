@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import subprocess
 import time
 import uuid
@@ -117,6 +118,7 @@ def _work(
     """Parts 2 to 6. Until the images are prepared, nothing of the run has changed on disk."""
     folder = _find(config, study)
     _require_writable(out)
+    _require_reachable(address)
     with ThreadPoolExecutor(1) as thread:
         preparing = thread.submit(prepare, config, out, run, study, folder)
         from study.stages import run_stages  # brings Ray and Optuna, while images are decoded
@@ -155,6 +157,21 @@ def _require_writable(out: Location) -> None:
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise InputError(f"{out}: cannot be written ({reason}); expected a folder") from None
+
+
+def _require_reachable(address: str | None) -> None:
+    """Find out in seconds; Ray would try for minutes.
+
+    Raises:
+        InputError: nothing listens at ``HOST:PORT`` (or ``ray://HOST:PORT``).
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # "auto", "local"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--address {address}: {error}; expected a Ray cluster") from None
 
 
 def _find(config: Config, study: dict[str, Any]) -> ImageFolder | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from data.storage import InputError, Location
 from study.cells import Cell, cells_of
 from study.cluster import Tasks, connected, resources_per_trial, slots
 from study.evaluation import Repeat, evaluate, record, repeats_to_run
@@ -30,17 +32,37 @@ def run_stages(material: Material, address: str | None) -> list[str]:
         Why cells have no result, a line each.
 
     Raises:
-        InputError: no cluster answers, or a record is damaged.
+        InputError: no cluster answers, a record is damaged, or another process runs the study.
         KeyboardInterrupt: interrupted; all records are saved.
     """
-    ledger = Ledger(material.run)
-    with connected(address):
+    with _only_driver(material.run), connected(address):
+        ledger = Ledger(material.run)
         progress = Progress(material.config, ledger, cells_of(material.config))
         with progress, _interruptible() as check:
             try:
                 return Stages(material, ledger, progress, check).run()
             finally:
                 ledger.save(closing=True)
+
+
+@contextmanager
+def _only_driver(run: Location) -> Iterator[None]:
+    """Keep a second driver from a run, as its records have one writer.
+
+    The lock goes with the process, however it ends. An object store has none.
+    """
+    if not run.is_local:
+        yield
+        return
+    with (run.local / ".driver").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{run}: another process is running this study, expected none; "
+                f"`mariposa leaderboard` shows how far it is"
+            ) from None
+        yield
 
 
 class Stages:

@@ -81,6 +81,15 @@ def run_arguments(images: Path | None, out: Path, **changes: Any) -> list[str]:
     return ["run", str(file), "--out", str(out)]
 
 
+def test_an_address_where_nothing_listens(
+    refused: Command, own_images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs"
+    line = refused(*run_arguments(own_images, out), "--address", "127.0.0.1:1")
+    assert line.startswith("--address 127.0.0.1:1: ")
+    assert not (out / "tiny").exists()
+
+
 # --- The images ----------------------------------------------------------------------------------
 
 

@@ -110,6 +110,9 @@ def killed_and_resumed(world: World) -> Path:
     run = world.folder / "killed" / "tiny"
     driver = world.start(*world.study("killed"))
     _wait_for_finished_trials(run, 4)
+    code, _, err = world.run("resume", "killed/tiny")
+    assert code == 2
+    assert "another process is running this study" in err
     driver.kill()
     driver.communicate()
     driver = world.start("resume", "killed/tiny")
