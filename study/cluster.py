@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     Args:
         address: of a cluster; None: the cluster this process was submitted to, else a local Ray
-            of its own, which ends with the block.
+            of its own, which ends soon after the block.
 
     Raises:
         InputError: nothing answers at that address.
@@ -64,7 +65,8 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        # A second or more of waiting for Ray's processes, in which the report can be written.
+        threading.Thread(target=ray.shutdown, name="ray-shutdown").start()
 
 
 def slots(config: Config) -> int:
