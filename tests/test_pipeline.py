@@ -109,14 +109,15 @@ def killed_and_resumed(world: World) -> Path:
     """A study whose driver gets SIGKILL in the middle of its search, and Ctrl-C after that."""
     run = world.folder / "killed" / "tiny"
     driver = world.start(*world.study("killed"))
-    _wait_for_finished_trials(run, 4)
+    _wait_for_finished_trials(run, 2)
     code, _, err = world.run("resume", "killed/tiny")
     assert code == 2
     assert "another process is running this study" in err
     driver.kill()
     driver.communicate()
+    finished = len(_finished_trials(run))
     driver = world.start("resume", "killed/tiny")
-    _wait_for_finished_trials(run, 10)
+    _wait_for_finished_trials(run, finished + 2)  # so it is running, not still starting
     driver.send_signal(signal.SIGINT)
     _, err = driver.communicate(timeout=60)
     assert driver.returncode == 130
