@@ -12,9 +12,12 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from data.storage import InputError, Location
+
+if TYPE_CHECKING:
+    from study.config import Config
 
 RUNS = "runs"
 
@@ -39,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    return _study(options, _configuration(options), Location(options.out))
+
+
+def _configuration(options: argparse.Namespace) -> Config:
     from study.config import load_config
 
     changes: dict[str, object] = {}
@@ -46,8 +53,7 @@ def _run(options: argparse.Namespace) -> int:
         changes["name"] = options.name
     if options.data:
         changes["data.root"] = str(Location(options.data))
-    config = load_config(options.config, options.set, changes)
-    return _study(options, config, Location(options.out))
+    return load_config(options.config, options.set, changes)
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -60,11 +66,9 @@ def _resume(options: argparse.Namespace) -> int:
     return _study(options, config, run.parent)
 
 
-def _study(options: argparse.Namespace, config: object, out: Location) -> int:
-    from study.config import Config
+def _study(options: argparse.Namespace, config: Config, out: Location) -> int:
     from study.pipeline import StudyFailedError, run_study
 
-    assert isinstance(config, Config)
     run = out / config.name
     options.resume_hint = f"mariposa resume {_shown(run)}"
     try:
@@ -79,16 +83,9 @@ def _study(options: argparse.Namespace, config: object, out: Location) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from study.config import load_config
     from study.planning import plan
 
-    changes: dict[str, object] = {}
-    if options.name:
-        changes["name"] = options.name
-    if options.data:
-        changes["data.root"] = str(Location(options.data))
-    config = load_config(options.config, options.set, changes)
-    print("\n".join(plan(config, Location(options.out))))
+    print("\n".join(plan(_configuration(options), Location(options.out))))
     return 0
 
 
