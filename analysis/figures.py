@@ -162,6 +162,7 @@ def learning_curves(
             if rows is not None:
                 colour = _variant_style(variant)[0]
                 _curves(axes, rows, metric, chosen.get(f"{variant}@{ratio:g}"), colour)
+                axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         figure.supxlabel("epoch", fontsize=8.5)
         figure.supylabel(f"validation {METRIC_NAMES[metric]}", fontsize=8.5)
     return figure
