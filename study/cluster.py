@@ -21,7 +21,7 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # study.pipeline has its own, for all its parts
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # study.stages has its own, for all its parts
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails reports no metric
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # Tune's own experiment state is never read back (docs/DESIGN.md): write it once, at the end.
@@ -136,6 +136,12 @@ class Tasks:
         while self._waiting and len(self._running) < self._at_once:
             name, arguments = self._waiting.pop(0)
             self._running[self._remote.remote(*arguments)] = name
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and message, short enough for a table."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
 
 
 def _result(ref: ray.ObjectRef) -> Any:

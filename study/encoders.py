@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class EncoderPlan:
         return run / "encoders" / f"{self.key}.json"
 
 
+@lru_cache(maxsize=1024)  # asked for each cell at each turn, and it goes through all file names
 def plan_encoder(material: Material, cell: Cell, repeat: int | None) -> EncoderPlan | None:
     """The encoder that a cell's classifier starts from; None where it starts from none."""
     if not VARIANTS[cell.variant].pretrained:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from study.cells import Cell
-from study.cluster import Tasks
+from study.cluster import Tasks, one_line
 from study.encoders import EncoderPlan, plan_encoder, pretrain, read_card
 from study.material import Material
 from study.records import Ledger
@@ -52,8 +52,7 @@ class EncoderPool:
         """Take in what has been finished; waits up to that long for the first."""
         for key, result in self._tasks.ended(seconds):
             if isinstance(result, Exception):
-                reason = " ".join(str(result).split())[:200]
-                self.failed[str(key)] = f"encoder {key}: {type(result).__name__}: {reason}"
+                self.failed[str(key)] = f"encoder {key}: {one_line(result)}"
             else:
                 self._record(str(key), result)
 

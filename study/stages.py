@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from data.storage import InputError, Location
 from study.cells import Cell, cells_of
-from study.cluster import Tasks, connected, resources_per_trial, slots
+from study.cluster import Tasks, connected, one_line, resources_per_trial, slots
 from study.evaluation import Repeat, evaluate, record, repeats_to_run
 from study.features import CONTROLS, extract_features, features_file, write_feature_files
 from study.material import Material
@@ -146,8 +146,8 @@ class Stages:
             for ended, result in tasks.ended(0.2):
                 assert isinstance(ended, Repeat)
                 if isinstance(result, Exception):
-                    text = " ".join(str(result).split())[:200]
-                    self.failures[ended.cell.name] = f"repeat {ended.repeat}: {text}"
+                    reason = f"repeat {ended.repeat}: {one_line(result)}"
+                    self.failures[ended.cell.name] = reason
                 else:
                     record(self.material, self.ledger, ended, result)
             self.tick()

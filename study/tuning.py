@@ -25,8 +25,9 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from data.storage import Location
 from study.cells import Cell
-from study.cluster import resources_per_trial, slots
+from study.cluster import one_line, resources_per_trial, slots
 from study.material import Material
 from study.records import Row
 from study.search import StudySearch, Trial
@@ -59,10 +60,11 @@ def run_trial(config: dict[str, Any], material: Material) -> None:
             checkpoint=Checkpoint(checkpoint_file(material, trial.trial_id)),
         )
     except Exception as error:
-        tune.report({"error": _one_line(error), "node": node})
+        tune.report({"error": one_line(error), "node": node})
 
 
-def checkpoint_file(material: Material, trial_id: str) -> Any:
+def checkpoint_file(material: Material, trial_id: str) -> Location:
+    """Where a trial keeps its checkpoint until it ends."""
     return material.run / "checkpoints" / f"{trial_id}.ckpt"
 
 
@@ -184,8 +186,3 @@ class _Tick(_Stateless, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.tick()
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
