@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
@@ -40,7 +39,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     Args:
         address: of a cluster; None: the cluster this process was submitted to, else a local Ray
-            of its own, which ends soon after the block.
+            of its own, which ends with the block.
 
     Raises:
         InputError: nothing answers at that address.
@@ -65,8 +64,9 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        # A second or more of waiting for Ray's processes, in which the report can be written.
-        threading.Thread(target=ray.shutdown, name="ray-shutdown").start()
+        # Here and not in a thread beside the report: a reference that Python drops meanwhile
+        # finds Ray's worker gone, and Ray then ends the process (docs/LOG.md).
+        ray.shutdown()
 
 
 def slots(config: Config) -> int:
