@@ -24,7 +24,7 @@ T = TypeVar("T")
 _TEXT, _INT, _FLOAT = "str", "int64", "float64"
 _CELL = {"cell": _TEXT, "variant": _TEXT, "label_ratio": _INT}
 _CHOSEN = {"val_loss": _FLOAT, "val_acc": _FLOAT, "val_f1": _FLOAT}
-_CURVE = {"epoch": _INT, "train_loss": _FLOAT, **_CHOSEN, "seconds": _FLOAT}
+_CURVE = {"epoch": _INT, "train_loss": _FLOAT, **_CHOSEN, "seconds": _FLOAT, "ended": _FLOAT}
 
 COLUMNS: dict[str, dict[str, str]] = {
     "labels": {"label_ratio": _INT, "repeat": _FLOAT, "file": _TEXT},
@@ -84,6 +84,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "train_loss": _FLOAT,
         "valid_loss": _FLOAT,
         "seconds": _FLOAT,
+        "ended": _FLOAT,
     },
     "features/files": {"file": _TEXT, "split": _TEXT, "species": _TEXT},
 }
@@ -93,8 +94,9 @@ COLUMNS: dict[str, dict[str, str]] = {
 class Run:
     """One run folder. Each frame is read when it is first asked for, and kept.
 
-    Ratios are percent, losses nats, scores fractions in [0, 1], times seconds. A missing value
-    is NaN, never 0. Reading raises `InputError` where a file is torn or lacks a column.
+    Ratios are percent, losses nats, scores fractions in [0, 1], times seconds (``ended``: since
+    1970, UTC). A missing value is NaN, never 0. Reading raises `InputError` where a file is torn
+    or lacks a column.
     """
 
     location: Location

@@ -103,7 +103,7 @@ class EpochEnd(L.Callback):
         logged = trainer.callback_metrics
         row: Row = {"epoch": trainer.current_epoch + 1}
         row |= {name: float(logged[name]) for name in self.metrics}
-        row["seconds"] = time.monotonic() - self._epoch_started
+        row |= {"seconds": time.monotonic() - self._epoch_started, "ended": time.time()}
         self.rows.append(row)
         if is_better(row, self.best, self.monitor):
             self.best = row

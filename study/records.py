@@ -31,7 +31,8 @@ Row = dict[str, Any]
 TEXT, INT, REAL = pa.string(), pa.int64(), pa.float64()
 _CELL = {"cell": TEXT, "variant": TEXT, "label_ratio": INT}
 _VALID = {"val_loss": REAL, "val_acc": REAL, "val_f1": REAL}
-_EPOCH = {"epoch": INT, "train_loss": REAL, **_VALID, "seconds": REAL}
+# ended: when the epoch was over, by its own machine's clock, in seconds since 1970 (UTC)
+_EPOCH = {"epoch": INT, "train_loss": REAL, **_VALID, "seconds": REAL, "ended": REAL}
 
 TRIALS = pa.schema(
     {"trial_id": TEXT, **_CELL, "lr": REAL, "seed": INT, "state": TEXT, "epochs": INT}
@@ -54,6 +55,7 @@ ENCODERS = pa.schema(
 )
 ENCODER_EPOCHS = pa.schema(
     {"encoder": TEXT, "epoch": INT, "train_loss": REAL, "valid_loss": REAL, "seconds": REAL}
+    | {"ended": REAL}
 )
 LABELS = pa.schema({"label_ratio": INT, "repeat": INT, "file": TEXT})
 

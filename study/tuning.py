@@ -177,7 +177,7 @@ class CellScheduler(_Stateless, FIFOScheduler):
         """Leave it to Tune's own queue, which is FIFO; the inherited way looks at all trials."""
 
 
-_ROW = ("epoch", "train_loss", "val_loss", "val_acc", "val_f1", "seconds")
+_ROW = ("epoch", "train_loss", "val_loss", "val_acc", "val_f1", "seconds", "ended")
 
 
 class _Tick(_Stateless, tune.Callback):

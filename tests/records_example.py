@@ -26,6 +26,7 @@ SPECIES += [
     "Two-tailed pasha",
     "Zebra longwing",
 ]
+STARTED = 1_772_359_200.0  # seconds since 1970
 _GAIN = {"A": 0.0, "B0": -0.02, "B1": 0.03, "B2": 0.08}
 
 
@@ -200,7 +201,7 @@ def _trials(
     frame = pd.DataFrame(rows, columns=columns)
     frame[["epochs", "best_epoch"]] = frame[["epochs", "best_epoch"]].astype("Int64")
     names = ["trial_id", "cell", "variant", "label_ratio", "epoch", "train_loss"]
-    names += ["val_loss", "val_acc", "val_f1", "seconds"]
+    names += ["val_loss", "val_acc", "val_f1", "seconds", "ended"]
     return frame, pd.concat(curves, ignore_index=True)[names] if curves else pd.DataFrame(
         columns=names
     )
@@ -217,11 +218,12 @@ def _curve(
     level = max(0.06, top - 0.11 * off**1.6)
     score = level * (1 - np.exp(-epoch / (2 + off))) + random.normal(0, 0.012, len(epoch))
     loss = 3 - 2.4 * score + 0.01 * epoch
+    seconds = random.uniform(0.2, 0.4, len(epoch))
     return pd.DataFrame(
         {k: row[k] for k in ("trial_id", "cell", "variant", "label_ratio")}
         | {"epoch": epoch, "train_loss": 3 - 2.9 * score, "val_loss": loss}
         | {"val_acc": score.clip(0.05, 1), "val_f1": (score - 0.02).clip(0.01, 1)}
-        | {"seconds": random.uniform(0.2, 0.4, len(epoch))}
+        | {"seconds": seconds, "ended": STARTED + 3 * number + seconds.cumsum()}
     )
 
 
@@ -328,7 +330,7 @@ def _write_encoders(
         epoch = np.arange(1, 13)
         train = 0.02 + 0.08 * np.exp(-epoch / 3) + 0.002 * number
         curve = {"encoder": name, "epoch": epoch, "train_loss": train, "valid_loss": train * 1.06}
-        curves.append(pd.DataFrame({**curve, "seconds": 1.5}))
+        curves.append(pd.DataFrame({**curve, "seconds": 1.5, "ended": STARTED + 1.5 * epoch}))
         row = {"encoder": name, "architecture": "unet", "objective": "reconstruction"}
         row |= {"images": int((files["split"] == "train").sum()), "epochs": 12, "best_epoch": 12}
         row |= {

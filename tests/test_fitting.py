@@ -79,7 +79,10 @@ class Fit:
 
 def values(rows: list[Row]) -> list[Row]:
     """Rows without their times."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "ended")}
+        for row in rows
+    ]
 
 
 def weights(one: Fit) -> dict[str, bytes]:
@@ -94,7 +97,7 @@ def undisturbed(material: Material) -> Fit:
 
 def test_a_fit_reports_every_epoch_once(undisturbed: Fit) -> None:
     assert [row["epoch"] for row in undisturbed.reported] == [1, 2, 3, 4]
-    assert all(set(row) == {"epoch", "seconds", *METRICS} for row in undisturbed.reported)
+    assert all(set(row) == {"epoch", "seconds", "ended", *METRICS} for row in undisturbed.reported)
     assert all(row["seconds"] > 0 for row in undisturbed.reported)
 
 

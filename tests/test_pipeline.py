@@ -271,7 +271,7 @@ def test_a_killed_study_ends_as_an_undisturbed_one(
     for table in ("trials", "epochs", "evaluations"):
         whole, resumed = (
             pd.read_parquet(run / f"{table}.parquet").drop(
-                columns=["seconds", "node"], errors="ignore"
+                columns=["seconds", "ended", "node"], errors="ignore"
             )
             for run in (undisturbed, killed_and_resumed)
         )

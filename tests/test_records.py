@@ -26,7 +26,11 @@ def trial(number: int, state: str = "COMPLETE", **values: Any) -> dict[str, Any]
 
 def epoch(number: int, epoch: int, **values: Any) -> dict[str, Any]:
     row = {"trial_id": f"A@10-{number:03d}", **CELL, "epoch": epoch, "train_loss": 1.0}
-    return row | {"val_loss": 0.5, "val_acc": 0.5, "val_f1": 0.5, "seconds": 1.0} | values
+    return (
+        row
+        | {"val_loss": 0.5, "val_acc": 0.5, "val_f1": 0.5, "seconds": 1.0, "ended": 9.0}
+        | values
+    )
 
 
 @pytest.fixture(params=["local", "object store"])

@@ -49,6 +49,7 @@ def epoch_row(trial: Trial, epoch: int) -> Row:
         "val_acc": f1,
         "val_f1": f1,
         "seconds": 1.0,
+        "ended": float(epoch),
     }
 
 

@@ -50,7 +50,7 @@ def train(
     rows: list[Row] = []
     defaults: dict[str, Any] = {"lr": 3e-3, "seed": 5, "name": "t", "report": rows.append}
     fitted = train_classifier(material, Cell(variant, ratio), **defaults | options)
-    return fitted, [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return fitted, [{k: v for k, v in row.items() if k not in ("seconds", "ended")} for row in rows]
 
 
 def fingerprints(batches: Iterable[Any]) -> list[str]:
