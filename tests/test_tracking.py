@@ -1,0 +1,391 @@
+"""What W&B and TensorBoard are told, and that nothing of them can hold up or fail a trial."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from conftest import environment, tiny_tree
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from wandb.proto.wandb_internal_pb2 import Record
+
+import wandb
+from data.storage import Location
+from study import tracking, wandb_files, wandb_server
+from study.cells import Cell
+from study.config import Config, config_from
+from study.material import Material
+from study.records import Row
+from study.tracking import tracker
+from study.trial import METRICS, train_classifier
+from study.wandb_files import sweep
+from study.wandb_server import closing_notice, not_sent, notice
+
+KEY = "0123456789abcdef" * 2 + "01234567"
+FACTS = {"variant": "A", "label_ratio": 25, "lr": 1e-3, "seed": 1}
+
+
+class Server:
+    """As much of a W&B server as its client needs; loopback, and its mood can change.
+
+    ``mood``: ``well``, ``fails`` (500), ``hangs``, or ``stranger`` (knows no key).
+    """
+
+    def __init__(self, mood: str):
+        self.mood, self.asked, self.closed = mood, list[tuple[str, Any]](), Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                outer.answer(self)
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        question = json.loads(body) if request.path == "/graphql" else {"query": "", "body": body}
+        self.asked.append((request.path, question))
+        if self.mood == "hangs":
+            self.closed.wait(120)
+        content = json.dumps(self.content(question)).encode()
+        request.send_response(500 if self.mood == "fails" else 200)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content)
+
+    def content(self, question: dict[str, Any]) -> dict[str, Any]:
+        text = question["query"]
+        if "upsertBucket" in text:
+            project = {"id": "p", "name": "mariposa", "entity": {"id": "e", "name": "me"}}
+            bucket = {"id": "YQ==", "name": question["variables"]["name"], "config": "{}"}
+            bucket |= {"displayName": None, "description": "", "sweepName": None}
+            bucket |= {"historyLineCount": 0, "project": project}
+            return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+        if "createRunFiles" in text:
+            made = {"runID": "YQ==", "uploadHeaders": [], "files": []}
+            return {"data": {"createRunFiles": made}}
+        if "Viewer" in text and self.mood != "stranger":
+            return {"data": {"viewer": {"id": "dQ==", "entity": "me", "username": "me"}}}
+        return {"data": {"viewer": None}}
+
+    def runs(self) -> list[dict[str, Any]]:
+        """What was said of each new run."""
+        return [q["variables"] for _, q in self.asked if "upsertBucket" in q["query"]]
+
+    def close(self) -> None:
+        self.closed.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Server]]:
+    """A server of that mood, which W&B takes for its own."""
+    servers: list[Server] = []
+
+    def start(mood: str) -> Server:
+        servers.append(Server(mood))
+        monkeypatch.setenv("WANDB_BASE_URL", servers[-1].url)
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(autouse=True)
+def _a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B as a new process finds it, with a key."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    _forget()
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    wandb.teardown()
+    wandb_server._probe_once.cache_clear()
+    wandb_server._given_up.clear()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Location:
+    return Location(tmp_path / "moths")
+
+
+def config_with(**keys: Any) -> Config:
+    return config_from(tiny_tree(tracking=keys), "a test")
+
+
+ONLINE = config_with(wandb="online")
+
+
+def log_a_trial(config: Config, run: Location, name: str = "A@25-000") -> None:
+    with tracker(config, run, name, FACTS) as loggers:
+        for logger in loggers or []:
+            logger.log_metrics({"val_f1": 0.5, "epoch": 0}, 3)
+
+
+def runs_of(run: Location) -> list[str]:
+    return sorted(path.name for path in run.local.glob("wandb/*run-*"))
+
+
+def contents(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
+# --- W&B without a server ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mood", "reason"),
+    [
+        ("no key", "no key for http://127.0.0.1"),
+        ("refuses", "Connection refused"),
+        ("fails", "500"),
+        ("hangs", "no answer in 1 s"),
+        ("stranger", "the key is not known there"),
+    ],
+)
+def test_without_a_server_a_study_says_so_once_and_keeps_its_runs(
+    serve: Callable[[str], Server],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    run: Location,
+    mood: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(wandb_server, "PROBE_SECONDS", 1.0)
+    server = serve(mood)
+    if mood == "no key":
+        monkeypatch.delenv("WANDB_API_KEY")
+        monkeypatch.setenv("NETRC", str(run.local / "none"))
+    if mood == "refuses":
+        server.close()
+    with caplog.at_level(logging.DEBUG):
+        said = notice(ONLINE, run)
+        log_a_trial(ONLINE, run)
+        log_a_trial(ONLINE, run, "A@25-001")
+    assert said is not None
+    assert reason in said
+    assert f"wandb sync {run}/wandb/offline-run-*" in said
+    assert "\n" not in said
+    assert len(server.asked) <= 1, "a process asks once"
+    found = runs_of(run)
+    assert [name.split("-")[0] for name in found] == ["offline"] * 2
+    assert closing_notice(ONLINE, run) == (
+        f"2 W&B runs were not sent; send them with: wandb sync {run}/wandb/offline-run-*"
+    )
+    assert KEY not in caplog.text + said
+    assert KEY.encode() not in contents(run.local)
+
+
+def test_a_server_that_dies_is_waited_for_once(
+    serve: Callable[[str], Server], monkeypatch: pytest.MonkeyPatch, run: Location
+) -> None:
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 1.0)
+    server = serve("well")
+    assert notice(ONLINE, run) is None
+    log_a_trial(ONLINE, run)
+    with tracker(ONLINE, run, "A@25-001", FACTS) as loggers:
+        assert loggers
+        server.mood = "hangs"
+        loggers[0].log_metrics({"val_f1": 0.5}, 3)
+    asked = len(server.asked)
+    log_a_trial(ONLINE, run, "A@25-002")
+    assert len(server.asked) - asked <= 1, "the third trial waits for nobody"
+    states = sorted((name.startswith("offline"), name in not_sent(run)) for name in runs_of(run))
+    assert states == [(False, False), (False, True), (True, True)]
+    said = closing_notice(ONLINE, run)
+    assert said is not None
+    assert said.startswith("2 W&B runs were not sent")
+
+
+def test_a_server_is_told_name_group_and_hyperparameters(
+    serve: Callable[[str], Server], run: Location
+) -> None:
+    server = serve("well")
+    log_a_trial(ONLINE, run)
+    first = server.runs()[0]
+    assert (first["displayName"], first["groupName"], first["project"]) == (
+        "A@25-000",
+        "moths",
+        "mariposa",
+    )
+    told = {name: one["value"] for name, one in json.loads(first["config"]).items()}
+    assert told.items() >= FACTS.items()
+    assert closing_notice(ONLINE, run) is None
+    assert KEY.encode() not in contents(run.local)
+
+
+def test_an_offline_study_asks_nobody(serve: Callable[[str], Server], run: Location) -> None:
+    server = serve("well")
+    offline = config_with(wandb="offline")
+    assert notice(offline, run) is None
+    log_a_trial(offline, run)
+    assert closing_notice(offline, run) is None
+    assert server.asked == []
+
+
+# --- The same in both ----------------------------------------------------------------------------
+
+
+def test_tensorboard_and_wandb_hold_the_rows_of_the_records(
+    make_material: Callable[..., Material],
+) -> None:
+    made = make_material(
+        tracking={"wandb": "offline", "tensorboard": True}, training={"max_epochs": 3}
+    )
+    rows: list[Row] = []
+    train_classifier(made, Cell("A", 100), lr=3e-3, seed=5, name="A@100-007", report=rows.append)
+    expected = [[row[name] for name in METRICS] for row in rows]
+    assert len(expected) == 3
+
+    folder = made.run.local / "tensorboard" / "A@100" / "A@100-007"
+    events = EventAccumulator(str(folder)).Reload()
+    scalars = {name: [one.value for one in events.Scalars(name)] for name in METRICS}
+    shown = [list(values) for values in zip(*scalars.values(), strict=True)]
+    assert shown == [pytest.approx(values) for values in expected]
+    tables = events.PluginTagToContent("hparams")
+    table = HParamsPluginData.FromString(tables["_hparams_/session_start_info"])
+    shown_facts = {k: v.number_value for k, v in table.session_start_info.hparams.items()}
+    assert shown_facts.items() >= {"lr": 3e-3, "label_ratio": 100, "seed": 5}.items()
+    assert set(events.Tags()["scalars"]) == {*METRICS, "epoch"}
+
+    (file,) = made.run.local.rglob("*.wandb")
+    records = all_records(file)
+    (opened,) = [one.run for one in records if one.HasField("run")]
+    assert (opened.display_name, opened.run_group) == ("A@100-007", "tiny")
+    config = {one.key: json.loads(one.value_json) for one in opened.config.update}
+    assert config.items() >= {"variant": "A", "label_ratio": 100, "lr": 3e-3, "seed": 5}.items()
+    history = [logged(one) for one in records if one.HasField("history")]
+    kept = {name: [one[name] for one in history if name in one] for name in METRICS}
+    assert [list(values) for values in zip(*kept.values(), strict=True)] == expected
+
+
+def logged(record: Any) -> dict[str, Any]:
+    """What one call of ``log`` put in."""
+    items = record.history.item
+    return {one.key or ".".join(one.nested_key): json.loads(one.value_json) for one in items}
+
+
+def all_records(file: Path) -> list[Any]:
+    """Its records, when W&B's own process has written the last one."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        records = list(wandb_records(file))
+        if records and records[-1].HasField("exit"):
+            return records
+        time.sleep(0.05)
+    raise AssertionError(f"{file}: is not finished")
+
+
+def wandb_records(file: Path) -> Iterator[Any]:
+    """The records of a .wandb file: LevelDB's log format behind 7 bytes."""
+    content, place, whole = file.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        room = 32768 - place % 32768
+        if room < 7:
+            place += room
+            continue
+        _, size, kind = struct.unpack_from("<IHB", content, place)
+        whole += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or its last part
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def test_neither_is_written_where_neither_is_wanted(run: Location) -> None:
+    with tracker(config_with(wandb="disabled"), run, "A@25-000", FACTS) as loggers:
+        assert loggers is False
+    assert not run.local.exists()
+
+
+def test_tensorboard_that_breaks_fails_no_trial(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no disk")
+
+    made = make_material(
+        tracking={"wandb": "disabled", "tensorboard": True}, training={"max_epochs": 2}
+    )
+    rows: list[Row] = []
+    monkeypatch.setattr(tracking.TensorBoardLogger, "log_metrics", fail)
+    monkeypatch.setattr(tracking.TensorBoardLogger, "finalize", fail)
+    train_classifier(made, Cell("A", 100), lr=3e-3, seed=5, name="A@100-0", report=rows.append)
+    assert len(rows) == 2
+
+
+def test_both_are_copied_to_an_object_store() -> None:
+    store = Location(f"mock://bucket/{uuid.uuid4().hex}")
+    log_a_trial(config_with(wandb="offline", tensorboard=True), store)
+    (folder,) = (store / "wandb").children()
+    assert folder.name in not_sent(store)
+    assert [file.name for file in folder.children() if file.name.endswith(".wandb")]
+    board = store / "tensorboard" / "A@25" / "A@25-000"
+    assert "hparams.yaml" in [file.name for file in board.children()]
+    left = Path(os.environ["MARIPOSA_CACHE"], "tracking", store.name)
+    assert [file for file in left.rglob("*run-*") if file.is_dir()] == []
+
+
+# --- Temporary files -----------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from data.storage import Location
+from study.config import load_config
+from study.tracking import tracker
+with tracker(load_config("smoke"), Location(sys.argv[1]), "A@25-000", {}) as loggers:
+    assert loggers
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_worker_leaves_nothing_in_the_temporary_folder() -> None:
+    with tempfile.TemporaryDirectory(prefix="m") as folder:  # a socket's path must be short
+        common, cache = Path(folder, "tmp"), Path(folder, "cache")
+        common.mkdir()
+        variables = environment(TMPDIR=str(common), MARIPOSA_CACHE=str(cache))
+        del variables["WANDB_CACHE_DIR"], variables["WANDB_DATA_DIR"]
+        command = [sys.executable, "-c", KILLED, f"{folder}/run"]
+        done = subprocess.run(command, env=variables, capture_output=True, timeout=120)
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+        assert sorted(common.iterdir()) == []
+        assert list(cache.glob("wandb-tmp/*/*wandb-media")), "it was made"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MARIPOSA_CACHE", str(cache))
+            sweep()
+        assert [each for each in cache.glob("wandb-tmp/*") if each.is_dir()] == []
+
+
+def test_a_living_process_keeps_its_temporary_files(run: Location) -> None:
+    with tracker(config_with(wandb="offline"), run, "A@25-000", FACTS) as loggers:
+        assert loggers
+        folders = [each for each in wandb_files._base().iterdir() if each.is_dir()]
+        sweep()
+        assert folders
+        assert all(each.is_dir() for each in folders)
