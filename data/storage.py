@@ -3,22 +3,76 @@
 One class for all of them, through pyarrow's file systems, so that no other module asks where
 it is. Files are read whole and replaced whole: locally under a temporary name that is then
 renamed, on an object store by one PUT. A reader never sees half a file.
+
+Storage may refuse for a while: a full disk, a share or an object store that does not answer. A
+patient location tries again until its patience is over.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
+import logging
 import os
 import shutil
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
 
 class InputError(Exception):
     """Bad input: one line that names the file or key, what was found and what was expected."""
+
+
+class StorageError(OSError):
+    """Storage has refused for longer than a patient location waits; one line says what to do."""
+
+
+def _patiently(
+    method: Callable[Concatenate[Location, P], T],
+) -> Callable[Concatenate[Location, P], T]:
+    """Repeat the method while storage refuses and the location is patient."""
+
+    @functools.wraps(method)
+    def patient(self: Location, *args: P.args, **kwargs: P.kwargs) -> T:
+        deadline, pause = time.monotonic() + self.patience, 0.25
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except OSError as error:
+                if not (self.patience and _may_pass(error)):
+                    raise
+                reason = error.strerror or str(error).splitlines()[0]
+                if time.monotonic() > deadline:
+                    raise StorageError(
+                        f"{self}: storage has refused for {self.patience:g} s ({reason}); "
+                        f"expected it to work: mend it, or free space"
+                    ) from None
+                log.warning("%s: storage refuses (%s), trying again", self, reason)
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    return patient
+
+
+def _may_pass(error: OSError) -> bool:
+    """Whether trying again may help. Object stores' errors have no number."""
+    if isinstance(error, StorageError | FileNotFoundError | PermissionError):
+        return False
+    return error.errno is None or error.errno in _PASSING
+
+
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
+_PASSING |= {errno.EROFS, errno.EBUSY, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTUNREACH}
 
 
 class Location:
@@ -27,6 +81,8 @@ class Location:
     Args:
         where: a path (``file://`` is one too), or a URI that pyarrow knows
             (``s3://bucket/key?region=...``, ``gs://``).
+        patience: for how many seconds to try again where storage refuses; so for all locations
+            that are made from this one.
 
     Raises:
         InputError: the URI cannot be parsed or its scheme is not known.
@@ -34,8 +90,10 @@ class Location:
 
     _root: str  # "" where local, else the URI with {} for the path
     path: str
+    patience: float
 
-    def __init__(self, where: str | Path | Location):
+    def __init__(self, where: str | Path | Location, patience: float = 0.0):
+        self.patience = patience
         if isinstance(where, Location):
             self._root, self.path = where._root, where.path
             return
@@ -93,13 +151,15 @@ class Location:
         return self._at(f"{self.path.rstrip('/')}/{name}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Location, (str(self),)
+        return Location, (str(self), self.patience)
 
+    @_patiently
     def is_file(self) -> bool:
         if self.is_local:
             return self.local.is_file()
         return bool(self._info().is_file)
 
+    @_patiently
     def is_dir(self) -> bool:
         if self.is_local:
             return self.local.is_dir()
@@ -107,6 +167,7 @@ class Location:
 
         return bool(self._info().type == FileType.Directory)
 
+    @_patiently
     def read_bytes(self) -> bytes:
         """The whole file.
 
@@ -121,6 +182,7 @@ class Location:
     def read_text(self) -> str:
         return self.read_bytes().decode("utf-8")
 
+    @_patiently
     def write_bytes(self, content: bytes) -> None:
         """Replace the whole file at once; folders on the way are made."""
         if not self.is_local:
@@ -137,6 +199,7 @@ class Location:
     def write_text(self, content: str) -> None:
         self.write_bytes(content.encode("utf-8"))
 
+    @_patiently
     def download(self, destination: Path) -> None:
         """Copy the file to a local path, at once.
 
@@ -155,6 +218,7 @@ class Location:
         finally:
             temporary.unlink(missing_ok=True)
 
+    @_patiently
     def upload(self, source: Path) -> None:
         """Replace the file by a local one, at once."""
         if not self.is_local:
@@ -169,6 +233,7 @@ class Location:
         finally:
             temporary.unlink(missing_ok=True)
 
+    @_patiently
     def children(self, recursive: bool = False) -> list[Location]:
         """Files and folders in it, sorted by path; none where it does not exist.
 
@@ -181,6 +246,7 @@ class Location:
         paths = sorted(info.path for info in found)
         return [self._at(p) for p in paths if not p.rsplit("/", 1)[-1].startswith(_TEMPORARY)]
 
+    @_patiently
     def delete(self) -> None:
         """Remove the file, or the folder with all that is in it, if it is there."""
         if self.is_dir():
@@ -190,7 +256,7 @@ class Location:
 
     def _at(self, path: str) -> Location:
         other = Location.__new__(Location)
-        other._root, other.path = self._root, path
+        other._root, other.path, other.patience = self._root, path, self.patience
         return other
 
     def _temporary(self) -> Path:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from data.storage import InputError, Location
+from data.storage import InputError, Location, StorageError
 
 if TYPE_CHECKING:
+    from analysis.leaderboard import View
     from study.config import Config
 
 RUNS = "runs"
@@ -32,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"mariposa: {error}", file=sys.stderr)
         return 2
+    except StorageError as error:
+        hint = getattr(options, "resume_hint", "the same command")
+        print(f"mariposa: {error}, then go on with: {hint}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         hint = getattr(options, "resume_hint", None)
         print(f"mariposa: interrupted{f'; go on with: {hint}' if hint else ''}", file=sys.stderr)
@@ -42,7 +47,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return _study(options, _configuration(options), Location(options.out))
+    out = Location(options.out)
+    if out.is_local and "working_dir_files" in out.local.parts:
+        raise InputError(
+            f"--out {options.out}: lies in the copy of the working directory that Ray deletes "
+            f"after the job, expected an absolute path or a URI"
+        )
+    return _study(options, _configuration(options), out)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from study.submission import SubmissionFailedError, job_of, submit
+
+    job = job_of(
+        _configuration(options),
+        options.config,
+        out=options.out,
+        overrides=options.set,
+        working_dir=options.working_dir,
+        cpus=options.entrypoint_num_cpus,
+    )
+    try:
+        return submit(job, options.address, wait=not options.no_wait)
+    except SubmissionFailedError as error:
+        print(f"mariposa: {error}", file=sys.stderr)
+        return 1
 
 
 def _configuration(options: argparse.Namespace) -> Config:
@@ -85,23 +114,68 @@ def _study(options: argparse.Namespace, config: Config, out: Location) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from study.planning import plan
 
-    print("\n".join(plan(_configuration(options), Location(options.out))))
+    if options.source is None and (options.gpus or options.cpus):
+        raise InputError("--gpus and --cpus: found no --from RUN, expected a run to forecast from")
+    measured = None
+    if options.source is not None:
+        from study.measured import read_measured
+
+        measured = read_measured(_run_location(options.source))
+        options.config = options.config or measured.config.model_dump(mode="json")
+    config = _configuration(options)
+    print("\n".join(plan(config, Location(options.out))), flush=True)
+    if measured is not None:
+        from study.forecast import SIZES, forecast
+
+        unit = "GPUs" if options.gpus else "CPUs"
+        print("\n".join(forecast(config, measured, unit, options.gpus or options.cpus or SIZES)))
     return 0
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from analysis.leaderboard import leaderboard, render, to_json
+    from analysis.leaderboard import View, render, to_csv, to_json
     from analysis.load import load
 
-    run = load(_run_location(options.run))
+    location = _run_location(options.run)
+    run = load(location)
     names = [name for name, *_ in run.cells]
     if options.cell is not None and options.cell not in names:
         raise InputError(f"--cell: found {options.cell!r}, expected one of {', '.join(names)}")
-    board = leaderboard(run.trials, run.metric, cell=options.cell, top=options.top)
+    view = View(options.cell, options.top, options.sort)
+    if options.watch:
+        return _watch(location, view)
+    board = view.board(run.trials, run.metric)
     if options.json:
         print(to_json(board))
-        return 0
-    print(render(board, run.metric, shutil.get_terminal_size((120, 24)).columns))
+    elif options.csv:
+        print(to_csv(board), end="")
+    else:
+        print(render(board, run.metric, shutil.get_terminal_size((120, 24)).columns))
+    return 0
+
+
+def _watch(location: Location, view: View) -> int:
+    from analysis.watch import watch
+
+    try:
+        watch(location, view)
+    except KeyboardInterrupt:  # how one stops looking; nothing is interrupted
+        print(file=sys.stderr)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from analysis.compare import compare, render, to_csv, to_json
+    from analysis.load import load
+
+    first, second = (load(_run_location(run)) for run in (options.first, options.second))
+    compared = compare(first, second, options.metric)
+    if options.json:
+        print(to_json(compared))
+    elif options.csv:
+        print(to_csv(compared), end="")
+    else:
+        print(render(compared))
     return 0
 
 
@@ -110,6 +184,16 @@ def _report(options: argparse.Namespace) -> int:
 
     print(_shown(write_report(_run_location(options.run))))
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import os
+
+    from analysis.serve import PORT, serve
+
+    os.nice(5)  # the study comes first
+    serve(_run_location(options.run), PORT if options.port is None else options.port)
+    return 0  # Ctrl-C is how it ends, and leaves nothing undone
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -199,20 +283,70 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--address", help="of a Ray cluster")
     resume.set_defaults(command=_resume)
 
-    plan = commands.add_parser("plan", help="what `run` would do; starts nothing")
+    submit = commands.add_parser("submit", help="`run` as a job on a Ray cluster, and its log here")
+    _add_configuration(submit)
+    submit.add_argument(
+        "--address", metavar="URL", help="of the dashboard (default: http://127.0.0.1:8265)"
+    )
+    submit.add_argument(
+        "--working-dir", metavar="DIR", default=".", help="what is uploaded; holds CONFIG"
+    )
+    submit.add_argument("--no-wait", action="store_true", help="do not follow the log")
+    submit.add_argument(
+        "--entrypoint-num-cpus",
+        metavar="N",
+        type=float,
+        default=0.0,
+        help="reserved for the driver, on any node (default: none, on the head)",
+    )
+    submit.set_defaults(command=_submit)
+
+    plan = commands.add_parser("plan", help="what `run` would do, and how long; starts nothing")
     _add_configuration(plan)
+    plan.add_argument(
+        "--from",
+        dest="source",
+        metavar="RUN",
+        help="how long it would take, by simulation over that run's epochs "
+        "(and CONFIG is that run's by default)",
+    )
+    sizes = plan.add_mutually_exclusive_group()
+    sizes.add_argument("--gpus", metavar="N[,N...]", type=_counts, help="on so many GPUs")
+    sizes.add_argument(
+        "--cpus", metavar="N[,N...]", type=_counts, help="on so many CPUs (default: 1,2,4,8,16)"
+    )
     plan.set_defaults(command=_plan)
 
     board = commands.add_parser("leaderboard", help="the trials, best first")
     board.add_argument("run", metavar="RUN")
     board.add_argument("--cell", help="of that cell only, such as B1@25")
-    board.add_argument("--top", type=_count, help="so many of them")
-    board.add_argument("--json", action="store_true")
+    board.add_argument("--top", type=_count, metavar="N", help="so many of them")
+    board.add_argument("--sort", metavar="COLUMN", help="another order; =-COLUMN turns it round")
+    form = board.add_mutually_exclusive_group()
+    form.add_argument("--watch", action="store_true", help="until the study ends")
+    form.add_argument("--json", action="store_true")
+    form.add_argument("--csv", action="store_true")
     board.set_defaults(command=_leaderboard)
+
+    both = commands.add_parser("compare", help="two studies, cell by cell")
+    both.add_argument("first", metavar="RUN")
+    both.add_argument("second", metavar="RUN")
+    both.add_argument(
+        "--metric", choices=["acc", "f1", "precision", "recall", "loss"], default="acc"
+    )
+    form = both.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true")
+    form.add_argument("--csv", action="store_true")
+    both.set_defaults(command=_compare)
 
     report = commands.add_parser("report", help="tables, figures and report.html again")
     report.add_argument("run", metavar="RUN")
     report.set_defaults(command=_report)
+
+    serve = commands.add_parser("serve", help="the report at http://127.0.0.1, live while it runs")
+    serve.add_argument("run", metavar="RUN")
+    serve.add_argument("--port", type=_port, help="default: 8642; 0: any that is free")
+    serve.set_defaults(command=_serve)
 
     predict = commands.add_parser("predict", help="species of images by the best classifier")
     predict.add_argument("run", metavar="RUN")
@@ -242,6 +376,16 @@ def _add_configuration(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="such as search.trials=4"
     )
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_count(part.strip()) for part in text.split(",")))
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a port from 0 to 65535")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import time
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 
-from data.storage import InputError
+from data.storage import InputError, Location
 from models.memory import MEMORY_ENVIRONMENT
 from study.config import Config
 from study.planning import gpu_share
 
 TASK_RETRIES = 10  # of a task whose process or machine dies; its own exceptions end it
+CAPACITY_SECONDS = 2.0  # how long an answer of the cluster about its machines is believed
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -31,6 +36,7 @@ _WORKERS = MEMORY_ENVIRONMENT | {
     # A trial's function may be in the middle of an epoch when its actor is given to the next.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
+_PASSED_ON = ("MARIPOSA_CHECKPOINT_SECONDS",)  # from the driver's environment to the workers'
 
 
 @contextlib.contextmanager
@@ -42,14 +48,15 @@ def connected(address: str | None) -> Iterator[None]:
             of its own, which ends with the block.
 
     Raises:
-        InputError: nothing answers at that address.
+        InputError: nothing answers at that address, or a Ray of another version.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     # Tune warns of each trial's missing result.json, which nobody asked it to write.
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    options |= {"runtime_env": {"env_vars": _WORKERS}}
+    given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    options |= {"runtime_env": {"env_vars": _WORKERS | given}}
     if address is None and "RAY_ADDRESS" not in os.environ:
         # Ray would otherwise join whatever cluster was last started on this machine.
         options |= {"address": "local", "include_dashboard": False}
@@ -58,8 +65,8 @@ def connected(address: str | None) -> Iterator[None]:
         options |= {"address": address}
     try:
         ray.init(**options)
-    except (ConnectionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise InputError(f"--address {address}: {reason}; expected a Ray cluster") from None
     try:
         yield
@@ -69,48 +76,122 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def slots(config: Config) -> int:
-    """How many trials of this study fit on the cluster at once; at least 1."""
-    have = ray.cluster_resources()
-    wanted = resources_per_trial(config)
-    fits = [int(have.get(name, 0) / amount) for name, amount in wanted.items() if amount]
-    limit = config.resources.max_concurrent
-    fitting = max(1, min(fits, default=1))
-    return fitting if limit == "auto" else min(limit, fitting)
+def require_seen_by_all(run: Location) -> None:
+    """Find out whether every machine sees the run's folder, before trials fail for it.
+
+    Raises:
+        InputError: a machine of the cluster does not.
+    """
+    machines = [node for node in ray.nodes() if node["Alive"]]
+    if not run.is_local or len(machines) == 1:
+        return
+    seen = {
+        machine["NodeManagerAddress"]: _on_machine(machine["NodeID"]).remote(run.local)
+        for machine in machines
+    }
+    for address, answer in seen.items():
+        if not ray.get(answer):
+            raise InputError(
+                f"{run}: is not seen by the machine {address}, "
+                f"expected an --out that all machines share (NFS, s3://, gs://)"
+            )
 
 
-def resources_per_trial(config: Config) -> dict[str, float]:
-    """``{"CPU": ..., "GPU": ...}`` of one trial; ``auto`` gives each trial a share of a GPU."""
-    gpus = config.resources.gpus_per_trial
-    if gpus == "auto":
-        gpus = gpu_share(config) if ray.cluster_resources().get("GPU", 0) else 0.0
-    return {"CPU": float(config.resources.cpus_per_trial), "GPU": float(gpus)}
+def _on_machine(node_id: str) -> Any:
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=True)
+    return ray.remote(_exists).options(num_cpus=0, scheduling_strategy=strategy)
+
+
+def _exists(folder: Path) -> bool:
+    return (folder / "study.yaml").is_file()
+
+
+class Capacity:
+    """What one trial of a study gets, and how many fit on the cluster.
+
+    Machines come and go: a spot machine is taken away, an autoscaler adds one. What its
+    autoscaler may add counts as there, or it would never be asked for.
+
+    Attributes:
+        gpus: the fraction (or number) of GPUs for one trial.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self._most = _autoscaler_limits()
+        self._slots, self._asked = 1, -math.inf
+        wanted = config.resources.gpus_per_trial
+        if wanted == "auto":
+            wanted = gpu_share(config) if self._resources().get("GPU", 0) else 0.0
+        self.gpus = float(wanted)
+
+    @property
+    def per_trial(self) -> dict[str, float]:
+        """``{"CPU": ..., "GPU": ...}``."""
+        return {"CPU": float(self.config.resources.cpus_per_trial), "GPU": self.gpus}
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether a trial gets less than a whole GPU."""
+        return 0 < self.gpus < 1
+
+    def enlarge(self) -> None:
+        """Give each trial twice the share of a GPU, at most a whole one."""
+        if self.shares_gpus:
+            self.gpus, self._asked = min(1.0, 2 * self.gpus), -math.inf
+
+    def slots(self) -> int:
+        """How many trials fit at once, at least 1."""
+        if time.monotonic() - self._asked > CAPACITY_SECONDS:
+            self._slots, self._asked = self._fitting(), time.monotonic()
+        return self._slots
+
+    def _fitting(self) -> int:
+        have = self._resources()
+        fits = [int(have.get(name, 0) / n + 1e-6) for name, n in self.per_trial.items() if n]
+        fitting = max(1, min(fits, default=1))
+        limit = self.config.resources.max_concurrent
+        return fitting if limit == "auto" else min(limit, fitting)
+
+    def _resources(self) -> dict[str, float]:
+        have = ray.cluster_resources()
+        return {name: max(have.get(name, 0), self._most.get(name, 0)) for name in ("CPU", "GPU")}
+
+
+def _autoscaler_limits() -> dict[str, float]:
+    """The most that the cluster's autoscaler may bring it to; nothing where it has none."""
+    try:
+        from ray._private.state import state
+
+        return dict(state.get_max_resources_from_cluster_config() or {})
+    except Exception:  # private: without it, what is there now counts
+        return {}
 
 
 class Tasks:
     """Plain functions as Ray tasks, a result by name.
 
+    A task that runs out of a shared GPU's memory is run again with a larger share of it.
+
     Args:
         function: a module's function; runs in another process.
-        resources: ``{"CPU": ..., "GPU": ...}`` of one task.
-        at_once: how many may be in flight.
+        capacity: what each task gets.
+        at_once: how many may be in flight; None: any number.
     """
 
     def __init__(
-        self, function: Callable[..., Any], resources: Mapping[str, float], at_once: int = 10**6
+        self,
+        function: Callable[..., Any],
+        capacity: Capacity,
+        at_once: Callable[[], int] | None = None,
     ):
-        self._remote = ray.remote(function).options(
-            num_cpus=resources.get("CPU", 1),
-            num_gpus=resources.get("GPU", 0),
-            max_retries=TASK_RETRIES,
-            retry_exceptions=False,
-        )
-        self._at_once = at_once
-        self._waiting: list[tuple[Hashable, tuple[Any, ...]]] = []
-        self._running: dict[ray.ObjectRef, Hashable] = {}
+        self._remote = ray.remote(function)
+        self._capacity, self._at_once = capacity, at_once
+        self._waiting: list[_Task] = []
+        self._running: dict[ray.ObjectRef, _Task] = {}
 
     def add(self, name: Hashable, *arguments: Any) -> None:
-        self._waiting.append((name, arguments))
+        self._waiting.append(_Task(name, arguments))
         self._fill()
 
     def __len__(self) -> int:
@@ -128,14 +209,42 @@ class Tasks:
         rest = [ref for ref in self._running if ref not in done]
         if rest:
             done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-        results = [(self._running.pop(ref), _result(ref)) for ref in done]
+        tasks = [(self._running.pop(ref), _result(ref)) for ref in done]
+        results = [(task.name, result) for task, result in tasks if not self._again(task, result)]
         self._fill()
         return results
 
+    def _again(self, task: _Task, result: Any) -> bool:
+        if not (is_out_of_memory(result) and 0 < task.gpus < 1):
+            return False
+        if task.gpus == self._capacity.gpus:  # else another task has enlarged it already
+            self._capacity.enlarge()
+        self._waiting.append(task)
+        return True
+
     def _fill(self) -> None:
-        while self._waiting and len(self._running) < self._at_once:
-            name, arguments = self._waiting.pop(0)
-            self._running[self._remote.remote(*arguments)] = name
+        while self._waiting and (self._at_once is None or len(self._running) < self._at_once()):
+            task = self._waiting.pop(0)
+            task.gpus = self._capacity.gpus
+            remote = self._remote.options(
+                num_cpus=self._capacity.per_trial["CPU"],
+                num_gpus=task.gpus,
+                max_retries=TASK_RETRIES,
+                retry_exceptions=False,
+            )
+            self._running[remote.remote(*task.arguments)] = task
+
+
+@dataclass
+class _Task:
+    name: Hashable
+    arguments: tuple[Any, ...]
+    gpus: float = 0.0  # its share, of the capacity at its start
+
+
+def is_out_of_memory(error: object) -> bool:
+    """Whether it is PyTorch's error of a GPU without memory left."""
+    return type(error).__name__ == "OutOfMemoryError" and "torch" in type(error).__module__
 
 
 def one_line(error: BaseException) -> str:

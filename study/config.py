@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -165,6 +166,7 @@ class Resources(Section):
 
 class Tracking(Section):
     wandb: Literal["online", "offline", "disabled"] = "offline"
+    tensorboard: bool = False  # event files below RUN/tensorboard
 
 
 class Config(Section):
@@ -200,22 +202,22 @@ class Config(Section):
 
 
 def load_config(
-    source: str | Path | None = None,
+    source: str | Path | Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
     changes: Mapping[str, object] | None = None,
 ) -> Config:
     """Read a configuration.
 
     Args:
-        source: a preset's name or a YAML file; None is the preset ``quick``.
+        source: a preset's name, a YAML file, or its content; None is the preset ``quick``.
         overrides: ``key=value`` with dotted keys and YAML values, as after ``--set``.
         changes: dotted keys and their values, applied last.
 
     Raises:
         InputError: anything wrong with one of them.
     """
-    name = str(source or "quick")
-    tree = _read_source(name)
+    name = "configuration" if isinstance(source, Mapping) else str(source or "quick")
+    tree = deepcopy(dict(source)) if isinstance(source, Mapping) else _read_source(name)
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:

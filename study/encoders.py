@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -110,7 +109,7 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     from models.autoencoders import UNetAutoencoder
     from models.training import AutoencoderModule
     from models.weights import to_bytes
-    from study.fitting import EpochEnd, fit, use_device
+    from study.fitting import Checkpoint, EpochEnd, fit, use_device
 
     settings = material.config.encoder
     device = use_device(material.config)
@@ -126,9 +125,10 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
         seed=plan.seed,
         device=device,
     )
-    started = time.monotonic()
     epochs: list[Row] = []
-    ends = EpochEnd("valid_loss", ("train_loss", "valid_loss"), epochs.append, keep=True)
+    checkpoint = Checkpoint(material.run, plan.key)
+    metrics = ("train_loss", "valid_loss")
+    ends = EpochEnd("valid_loss", metrics, epochs.append, keep=True, checkpoint=checkpoint)
     fit(
         module,
         data,
@@ -149,13 +149,14 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
         "epochs": len(epochs),
         "best_epoch": ends.best["epoch"],
         "loss": ends.best["valid_loss"],
-        "seconds": time.monotonic() - started,
+        "seconds": sum(epoch["seconds"] for epoch in epochs),
         "repeat": plan.repeat,
     }
     card = {"row": row, "epochs": [{"encoder": plan.key, **epoch} for epoch in epochs]}
     plan.weights(material.run).write_bytes(content)
     whole = card | {"checksum": _checksum(content), "width": settings.width}
     plan.card(material.run).write_text(json.dumps(whole, indent=1))
+    checkpoint.delete()
     return card
 
 

@@ -8,7 +8,6 @@ and labelled images, the same for every variant, so that variants can be compare
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +38,11 @@ class Repeat:
         """Where it leaves its weights until the best repeat is known."""
         return run / "models" / f"{self.cell.name}-repeat{self.repeat}.safetensors"
 
+    @property
+    def fit_name(self) -> str:
+        """Names its checkpoint; a study that grows may choose another lr."""
+        return f"{self.cell.name}-repeat{self.repeat}-lr{self.lr!r}"
+
 
 def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
     """What is still to be evaluated, the longest first so that none is left for the end.
@@ -61,12 +65,12 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
         ``row`` of evaluations, ``epochs`` and ``predictions``: the rows of their tables.
     """
     from models.weights import to_bytes
-    from study.fitting import make_trainer
+    from study.fitting import Checkpoint, make_trainer
     from study.trial import train_classifier
 
     config, cell = material.config, repeat.cell
     seed = seed_for(config.seed, "repeat", repeat.repeat)
-    started = time.monotonic()
+    checkpoint = Checkpoint(material.run, repeat.fit_name)
     fitted = train_classifier(
         material,
         cell,
@@ -75,6 +79,7 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
         name=f"{cell.name}-repeat{repeat.repeat}",
         report=lambda row: None,
         repeat=repeat.repeat,
+        checkpoint=checkpoint,
         final=True,
     )
     ends, module = fitted.ends, fitted.trained
@@ -84,6 +89,7 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     trainer = make_trainer(fitted.device)
     trainer.test(module, datamodule=fitted.data, verbose=False)
     repeat.weights(material.run).write_bytes(to_bytes(fitted.network.state_dict(), {}))
+    checkpoint.delete()
     columns = {"cell": cell.name, "variant": cell.variant, "label_ratio": cell.label_ratio}
     columns |= {"repeat": repeat.repeat}
     best = {name: ends.best[name] for name in ("val_loss", "val_acc", "val_f1")}
@@ -91,7 +97,7 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     row = columns | {"seed": seed, "lr": repeat.lr, "epochs": len(ends.rows)}
     row |= {"best_epoch": ends.best["epoch"], **best, **tested}
     return {
-        "row": row | {"seconds": time.monotonic() - started},
+        "row": row | {"seconds": sum(epoch["seconds"] for epoch in ends.rows)},
         "epochs": [columns | epoch for epoch in ends.rows],
         "predictions": [columns | one for one in _predictions(material, module.test_outputs)],
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import tempfile
 import time
 import warnings
@@ -30,8 +31,10 @@ from study.choosing import is_better
 from study.config import Config
 from study.records import Row
 
-CHECKPOINT_SECONDS = 15.0  # at least between two checkpoints
+# At least between two checkpoints.
+CHECKPOINT_SECONDS = float(os.environ.get("MARIPOSA_CHECKPOINT_SECONDS", 15.0))
 CHECKPOINT_COST = 0.02  # at most this share of the time goes into them
+log = logging.getLogger(__name__)
 
 
 def use_device(config: Config) -> torch.device:
@@ -47,17 +50,29 @@ def use_device(config: Config) -> torch.device:
 
 
 class Checkpoint:
-    """A trial's checkpoint on the study's storage, with its checksum in front."""
+    """A fit's checkpoint on the study's storage, with its checksum in front.
 
-    def __init__(self, file: Location):
-        self.file = file
+    Args:
+        run: the run's folder.
+        name: of the fit; nothing that the fit depends on may change under the same name.
+    """
+
+    def __init__(self, run: Location, name: str):
+        self.file = run / "checkpoints" / f"{name}.ckpt"
 
     def save(self, trainer: L.Trainer) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / "fit.ckpt"
-            trainer.save_checkpoint(local)
-            content = local.read_bytes()
-        self.file.write_bytes(_digest(content) + content)
+        """Write it; a fit can do without, so storage that refuses is no error."""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                local = Path(folder) / "fit.ckpt"
+                trainer.save_checkpoint(local)
+                content = local.read_bytes()
+            Location(self.file).write_bytes(_digest(content) + content)  # impatient
+        except OSError as error:
+            log.warning("%s: cannot be written (%s), going on without", self.file, error)
+
+    def delete(self) -> None:
+        self.file.delete()
 
     def fetch(self, folder: Path) -> Path | None:
         """A local copy for Lightning; None where there is none, or a damaged one."""
@@ -122,13 +137,15 @@ class EpochEnd(L.Callback):
             self.report(row)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "rng": torch.get_rng_state()}
+        state = {"rows": self.rows, "rng": torch.get_rng_state()}
+        return state | ({"best": self.best_state} if self.keep else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
         for row in self.rows:
             if is_better(row, self.best, self.monitor):
                 self.best = row
+        self.best_state = state_dict.get("best")
         torch.set_rng_state(state_dict["rng"])
 
     def _save_if_due(self, trainer: L.Trainer) -> None:

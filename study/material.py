@@ -36,6 +36,11 @@ class Material:
     packed: Location
     key: str
 
+    def patient(self, seconds: float) -> Material:
+        """The same, with storage that may refuse for so long."""
+        run, packed = Location(self.run, seconds), Location(self.packed, seconds)
+        return Material(self.config, run, packed, self.key)
+
     @property
     def images(self) -> PackedImages:
         return _open(self.packed, self.key)

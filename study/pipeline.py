@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from typing import Any
 from data.demo import write_demo
 from data.folders import ImageFolder, find_images
 from data.packing import node_cache, pack_images
-from data.storage import InputError, Location
+from data.storage import InputError, Location, StorageError
 from study.config import Config, PooledSplit, config_from, differences
 from study.material import Material
 from study.records import LABELS, read_study, write_study, write_table
 
+# While a study runs, storage may refuse for so many seconds: a full disk, a server's restart.
+STORAGE_PATIENCE = float(os.environ.get("MARIPOSA_STORAGE_PATIENCE", 180.0))
 PACKAGES = ("mariposa", "ray", "optuna", "torch", "torchvision", "lightning", "torchmetrics")
 
 
@@ -123,7 +125,7 @@ def _work(
         preparing = thread.submit(prepare, config, out, run, study, folder)
         from study.stages import run_stages  # brings Ray and Optuna, while images are decoded
 
-        material = preparing.result()
+        material = preparing.result().patient(STORAGE_PATIENCE)
     with _recorded(run, study):
         study["failures"] = run_stages(material, address)
 
@@ -132,16 +134,19 @@ def _work(
 def _recorded(run: Location, study: dict[str, Any]) -> Iterator[None]:
     """Write ``study.yaml``'s state and seconds, however the block ends."""
     started = time.monotonic() - study["seconds"]
+
+    def write(state: str) -> None:
+        seconds = round(time.monotonic() - started, 1)
+        write_study(run, study | {"state": state, "seconds": seconds})
+
     try:
         yield
-        study["state"] = "FAILED" if study["failures"] else "COMPLETE"
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | InputError)
-        study["state"] = "INTERRUPTED" if stopped else "FAILED"
+        stopped = isinstance(error, KeyboardInterrupt | InputError | StorageError)
+        with suppress(OSError):  # what ended the study says more
+            write("INTERRUPTED" if stopped else "FAILED")
         raise
-    finally:
-        study["seconds"] = round(time.monotonic() - started, 1)
-        write_study(run, study)
+    write("FAILED" if study["failures"] else "COMPLETE")
 
 
 def _require_writable(out: Location) -> None:
@@ -258,6 +263,9 @@ def _report(run: Location) -> Location:
 
 
 def _commit() -> str | None:
+    handed = os.environ.get("MARIPOSA_COMMIT")  # a job's copy of the checkout has no .git
+    if handed:
+        return handed
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)

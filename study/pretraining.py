@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from study.cells import Cell
-from study.cluster import Tasks, one_line
+from study.cluster import Capacity, Tasks, one_line
 from study.encoders import EncoderPlan, plan_encoder, pretrain, read_card
 from study.material import Material
 from study.records import Ledger
@@ -17,19 +17,16 @@ class EncoderPool:
     Args:
         material: the study.
         ledger: gets the rows of encoders as they are finished.
-        resources: ``{"CPU": ..., "GPU": ...}`` of one pretraining.
-        at_once: how many may run side by side: at most all CPUs but one, or trials that need no
-            encoder would wait for those that do.
+        capacity: of the cluster. All slots but one are for encoders, or trials that need none
+            would wait for them.
     """
 
-    def __init__(
-        self, material: Material, ledger: Ledger, resources: Mapping[str, float], at_once: int
-    ):
+    def __init__(self, material: Material, ledger: Ledger, capacity: Capacity):
         self.material, self.ledger = material, ledger
         self.plans: dict[str, EncoderPlan] = {}
         self.made: set[str] = set()
         self.failed: dict[str, str] = {}
-        self._tasks = Tasks(pretrain, resources, at_once)
+        self._tasks = Tasks(pretrain, capacity, lambda: max(1, capacity.slots() - 1))
 
     def want(self, cells: Iterable[Cell], repeats: Iterable[int | None]) -> None:
         """Make sure that the encoders of these cells and repeats are there or on their way."""

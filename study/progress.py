@@ -65,6 +65,10 @@ class Progress:
         else:
             print(line, flush=True)
 
+    def say_all(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.say(line)
+
     def enter(self, phase: str, detail: Callable[[], str] = lambda: "") -> None:
         """Another part of the study begins."""
         self.phase, self.detail = phase, detail

@@ -9,6 +9,9 @@ is killed at any moment loses nothing that it had acted upon:
     journal/000042.jsonl -> trials.parquet, epochs.parquet, ... -> journal/000042.jsonl deleted
 
 Applying a journal file twice changes nothing. One process at a time writes a run.
+
+Every file has its checksum in it, so that a cut or a changed byte is seen, and what a ledger
+opens with is made consistent (`study.repair`): a row never outlives those that it belongs to.
 """
 
 from __future__ import annotations
@@ -17,14 +20,17 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from data.sealing import seal_lines, seal_parquet, unseal_end, unseal_lines, unseal_parquet
 from data.storage import InputError, Location
+from study.repair import repair
 
 Row = dict[str, Any]
 
@@ -71,51 +77,135 @@ TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
 }
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 SAVE_SECONDS = 5.0  # at most this long do the parquet files lag (the contract allows 10 s)
+PIECE = 1000  # rows of a table that are converted together
+COPY = ".study.yaml"
+_SEGMENT, _YAML = ('["blake2b", "', '"]'), ("# blake2b ", "")  # around a file's checksum
+
+# What to do about a damaged table, which only a person may decide: it costs training.
+ON_CARDS = ("encoders_made", "encoder_epochs")
+_TRIALS_AGAIN = "put back a copy of it, or delete it and resume, which runs its trials again"
+_REPEATS_AGAIN = "put back a copy of it, or delete it and resume, which runs its repeats again"
+AGAIN = {"trials": _TRIALS_AGAIN, "epochs": _TRIALS_AGAIN} | dict.fromkeys(
+    ("evaluations", "evaluation_epochs", "predictions"), _REPEATS_AGAIN
+)
+
+
+class Table:
+    """Rows by key, in the order in which they came.
+
+    Their Arrow form is kept in pieces, and only pieces in which a row has changed are made anew:
+    what a save costs in Python depends on what has changed, not on what there is.
+
+    Args:
+        schema: its columns; others are left out of the Arrow form.
+        key: the columns that name a row.
+        start: what it begins with, as it lies on disk.
+    """
+
+    def __init__(self, schema: pa.Schema, key: tuple[str, ...], start: pa.Table | None = None):
+        self.schema, self.key = schema, key
+        self._rows: list[Row] = []
+        self._places: dict[tuple[Any, ...], int] = {}
+        self._pieces: dict[int, pa.Table] = {}
+        for row in [] if start is None else start.to_pylist():
+            self.put(row)
+        if start is not None and start.schema == schema and len(start) == len(self):
+            pieces = range(-(-len(start) // PIECE))
+            self._pieces = {number: start.slice(number * PIECE, PIECE) for number in pieces}
+        self.changed = False  # since it was last written
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, key: tuple[Any, ...]) -> bool:
+        return key in self._places
+
+    def rows(self) -> list[Row]:
+        return list(self._rows)
+
+    def put(self, row: Row) -> bool:
+        """Add or replace a row; whether it is a new one."""
+        place = self._places.setdefault(self._key_of(row), len(self._rows))
+        new = place == len(self._rows)
+        self._rows[place : place + 1] = [row]
+        self._pieces.pop(place // PIECE, None)
+        self.changed = True
+        return new
+
+    def keep(self, wanted: Callable[[Row], bool]) -> int:
+        """Remove all other rows; how many they were."""
+        gone = [place for place, row in enumerate(self._rows) if not wanted(row)]
+        if not gone:
+            return 0
+        self._rows = [row for row in self._rows if wanted(row)]
+        self._places = {self._key_of(row): place for place, row in enumerate(self._rows)}
+        self._pieces = {n: p for n, p in self._pieces.items() if n < gone[0] // PIECE}
+        self.changed = True
+        return len(gone)
+
+    def to_arrow(self) -> pa.Table:
+        for number in range(-(-len(self._rows) // PIECE)):
+            if number not in self._pieces:
+                rows = self._rows[number * PIECE : (number + 1) * PIECE]
+                self._pieces[number] = pa.Table.from_pylist(rows, schema=self.schema)
+        pieces = [self._pieces[number] for number in sorted(self._pieces)]
+        return pa.concat_tables([self.schema.empty_table(), *pieces])
+
+    def _key_of(self, row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in self.key)
 
 
 class Ledger:
     """All rows of a run, in memory and on disk.
 
+    A write that fails (a full disk) raises, loses nothing, and is made good by the next one.
+
     Args:
         run: the run's folder; created by the first write.
 
+    Attributes:
+        tables: by name.
+        repaired: what had to be repaired when it was opened, a line each.
+
     Raises:
-        InputError: a record is damaged; the line names the file.
+        InputError: a table is damaged; the line names the file and what to do.
     """
 
     def __init__(self, run: Location):
         self.run = run
-        self.tables: dict[str, dict[tuple[Any, ...], Row]] = {}
-        self._changed: set[str] = set()
-        for name, (_, key) in TABLES.items():
-            rows = read_table(run / f"{name}.parquet")
-            self.tables[name] = {tuple(row[k] for k in key): row for row in rows}
-        self._segments = self._apply_journal()
+        self.repaired: list[str] = []
+        self.tables = {name: self._read(name) for name in TABLES}
+        self._segments = [s for s in (run / "journal").children() if s.name.endswith(".jsonl")]
         self._next_segment = 1 + max((int(s.name.split(".")[0]) for s in self._segments), default=0)
         self._pending: list[str] = []
         self._saved_at = time.monotonic()
         self._save_cost = 0.0
+        self._apply_journal()
+        self.repaired += repair(self.tables)
+        if self.repaired:  # on disk before anything follows from it
+            self.save()
 
     def put(self, table: str, row: Mapping[str, Any]) -> bool:
         """Add or replace a row; whether it is a new one. Written by the next `flush`."""
         clean = {name: _null_if_not_finite(row.get(name)) for name in TABLES[table][0].names}
         self._pending.append(json.dumps([table, clean]))
-        return self._put(table, clean)
+        return self.tables[table].put(clean)
 
     def drop(self, table: str, **match: Any) -> None:
         """Remove the rows with these values. Written by the next `flush`."""
-        if self._drop(table, match):
+        if self.tables[table].keep(_other_than(match)):
             self._pending.append(json.dumps([table, None, match]))
 
     def rows(self, table: str) -> list[Row]:
-        return list(self.tables[table].values())
+        return self.tables[table].rows()
 
     def flush(self) -> None:
         """Make every change so far durable."""
         if not self._pending:
             return
         segment = self.run / "journal" / f"{self._next_segment:06d}.jsonl"
-        segment.write_text("\n".join(self._pending) + "\n")
+        body = "\n".join(self._pending) + "\n"
+        segment.write_bytes(seal_lines(body, *_SEGMENT))
         self._next_segment += 1
         self._segments.append(segment)
         self._pending.clear()
@@ -137,17 +227,19 @@ class Ledger:
         """
         started = time.monotonic()
         self.flush()
-        old, self._segments = self._segments, []
+        contained = len(self._segments)
         if closing:
             self._keep_unfinished_in_journal()
-        for name in [name for name in TABLES if name in self._changed]:
-            rows = self.rows(name)
-            if closing:
-                rows = [row for row in rows if row.get("state") != "RUNNING"]
-            write_table(self.run / f"{name}.parquet", rows, TABLES[name][0])
-        self._changed.clear()
-        for segment in old:
-            segment.delete()
+        for name, table in self.tables.items():
+            if table.changed:
+                rows = table.to_arrow()
+                if closing and name == "trials":
+                    rows = rows.filter(pc.field("state") != "RUNNING")
+                (self.run / f"{name}.parquet").write_bytes(to_parquet(rows))
+                table.changed = False
+        for _ in range(contained):
+            self._segments[0].delete()
+            del self._segments[0]
         self._saved_at = time.monotonic()
         self._save_cost = self._saved_at - started
 
@@ -157,38 +249,65 @@ class Ledger:
                 self.put("trials", row)
         self.flush()
 
-    def _put(self, table: str, row: Row) -> bool:
-        key = tuple(row[name] for name in TABLES[table][1])
-        new = key not in self.tables[table]
-        self.tables[table][key] = row
-        self._changed.add(table)
-        return new
+    def _read(self, name: str) -> Table:
+        schema, key = TABLES[name]
+        file = self.run / f"{name}.parquet"
+        try:
+            return Table(schema, key, read_arrow(file))
+        except InputError as error:
+            if name not in ON_CARDS:
+                raise InputError(f"{error}; {AGAIN[name]}") from None
+            self.repaired.append(f"{error}; it is made again from the cards in encoders/")
+        except KeyError as missing:
+            raise InputError(f"{file}: found no column {missing}; {AGAIN[name]}") from None
+        return Table(schema, key)
 
-    def _drop(self, table: str, match: Mapping[str, Any]) -> bool:
-        rows = self.tables[table]
-        gone = [key for key, row in rows.items() if all(row[k] == v for k, v in match.items())]
-        for key in gone:
-            del rows[key]
-        if gone:
-            self._changed.add(table)
-        return bool(gone)
-
-    def _apply_journal(self) -> list[Location]:
-        segments = (self.run / "journal").children()
-        for segment in segments:
+    def _apply_journal(self) -> None:
+        """Segments that are damaged are passed over; `repair` finds what they leave undone."""
+        for segment in self._segments:
             try:
-                for line in segment.read_text().splitlines():
-                    table, row, *match = json.loads(line)
-                    if row is None:
-                        self._drop(table, match[0])
-                    else:
-                        self._put(table, row)
-            except (ValueError, KeyError, TypeError):
-                raise InputError(
-                    f"{segment}: is damaged, expected a line of JSON a row; delete it to go on "
-                    f"without what it recorded"
-                ) from None
-        return segments
+                changes = _changes(segment.read_bytes())
+            except ValueError as error:
+                reason = f"{segment}: is damaged ({error}); what it alone recorded is done again"
+                self.repaired.append(reason)
+                continue
+            for table, row, *match in changes:
+                if row is None:
+                    self.tables[table].keep(_other_than(match[0]))
+                else:
+                    self.tables[table].put(row)
+
+
+def amiss(run: Location, repeats: int) -> list[str]:
+    """Files of a finished study that are gone, or whose own checksum is wrong, by name.
+
+    Args:
+        run: its folder.
+        repeats: of the final evaluation; 0: there was none.
+    """
+    tables = ["trials", "epochs"]
+    tables += ["evaluations", "evaluation_epochs", "predictions"] if repeats else []
+    tables += [name for name in ON_CARDS if (run / f"{name}.parquet").is_file()]
+    files = [f"{table}.parquet" for table in tables]
+    bad = [name for name in files if not _is_whole(run / name, unseal_parquet)]
+    bad += [] if (run / "optuna.db").is_file() else ["optuna.db"]
+    if bad or not repeats:
+        return bad
+    cells = {row["cell"] for row in read_table(run / "evaluations.parquet")}
+    models = [f"models/{cell}.{kind}" for cell in cells for kind in ("json", "safetensors")]
+    made = read_table(run / "encoders_made.parquet")
+    encoders = [row["encoder"] for row in made if row["repeat"] is None]
+    features = [f"features/{name}.npy" for name in (*encoders, "random", "pixels") if encoders]
+    bad = [name for name in models if not (run / name).is_file()]
+    return bad + [name for name in features if not _is_whole(run / name, unseal_end)]
+
+
+def _is_whole(file: Location, unseal: Callable[[bytes], bytes]) -> bool:
+    try:
+        unseal(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def read_table(file: Location) -> list[Row]:
@@ -197,48 +316,108 @@ def read_table(file: Location) -> list[Row]:
     Raises:
         InputError: the file is damaged.
     """
+    table = read_arrow(file)
+    rows: list[Row] = [] if table is None else table.to_pylist()
+    return rows
+
+
+def read_arrow(file: Location) -> pa.Table | None:
+    """A parquet file; None where there is no file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        return []
+        return None
     try:
-        rows: list[Row] = pq.read_table(io.BytesIO(content)).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{file}: is damaged ({reason}), expected a parquet file") from None
-    return rows
+        return from_parquet(content)
+    except ValueError as error:
+        raise InputError(f"{file}: is damaged ({error}), expected a parquet file") from None
 
 
 def write_table(file: Location, rows: Iterable[Row], schema: pa.Schema) -> None:
     """Replace a parquet file; null stays null."""
+    file.write_bytes(to_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A parquet file with checksums, of its pages and of the whole."""
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
-    file.write_bytes(sink.getvalue())
+    text = [field.name for field in table.schema if field.type == TEXT]
+    pq.write_table(table, sink, use_dictionary=text, write_page_checksum=True)
+    return seal_parquet(sink.getvalue())
+
+
+def from_parquet(content: bytes) -> pa.Table:
+    """A parquet file's content; one that somebody else wrote may have no checksums.
+
+    Raises:
+        ValueError: it is damaged; one line says how.
+    """
+    bare = unseal_parquet(content)
+    try:
+        table = pq.read_table(io.BytesIO(bare), page_checksum_verification=True)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    return table
 
 
 def write_study(run: Location, study: Mapping[str, Any]) -> None:
-    """Replace ``study.yaml``."""
+    """Replace ``study.yaml`` and its copy, each with its checksum in the first line."""
     text = yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True)
-    (run / "study.yaml").write_text(text)
+    content = seal_lines(text, *_YAML)
+    for name in (COPY, "study.yaml"):  # the copy first: it is never older
+        (run / name).write_bytes(content)
 
 
 def read_study(run: Location) -> dict[str, Any]:
-    """``study.yaml`` of a run.
+    """``study.yaml`` of a run; where it is damaged, it is restored from its copy.
 
     Raises:
-        InputError: there is no such run, or its file is torn.
+        InputError: there is no such run, or its file and the copy are torn.
     """
     file = run / "study.yaml"
     try:
-        study = yaml.safe_load(file.read_text())
+        return _from_yaml(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{run}: found no study.yaml, expected the folder of a run") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        study = None
-    # A part of a YAML file may be valid YAML: it is whole if its last key is there.
-    if not isinstance(study, dict) or not {"config", "failures"} <= study.keys():
-        raise InputError(f"{file}: is damaged, expected the study's configuration as YAML")
+    except ValueError:
+        pass
+    try:
+        study = _from_yaml((run / COPY).read_bytes())
+    except (FileNotFoundError, ValueError):
+        raise InputError(
+            f"{file}: is damaged, expected the study's configuration as YAML; put back a copy "
+            f"of it, or begin anew under another --name"
+        ) from None
+    write_study(run, study)
     return study
+
+
+def _from_yaml(content: bytes) -> dict[str, Any]:
+    unseal_lines(content, *_YAML)
+    try:
+        study = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ValueError("is no YAML") from error
+    # Somebody else's file has no checksum: it is whole if its last key is there.
+    if not isinstance(study, dict) or not {"config", "failures"} <= study.keys():
+        raise ValueError("lacks config or failures")
+    return study
+
+
+def _changes(content: bytes) -> list[Any]:
+    body = unseal_lines(content, *_SEGMENT)
+    if body is None:
+        raise ValueError("has no checksum")
+    return [json.loads(line) for line in body.splitlines()]
+
+
+def _other_than(match: Mapping[str, Any]) -> Callable[[Row], bool]:
+    return lambda row: not all(row[name] == value for name, value in match.items())
 
 
 def _null_if_not_finite(value: Any) -> Any:

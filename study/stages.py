@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from data.storage import InputError, Location
+from data.storage import InputError, Location, StorageError
 from study.cells import Cell, cells_of
-from study.cluster import Tasks, connected, one_line, resources_per_trial, slots
+from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
 from study.evaluation import Repeat, evaluate, record, repeats_to_run
 from study.features import CONTROLS, extract_features, features_file, write_feature_files
+from study.gpu_memory import measure, share_for
 from study.material import Material
 from study.pretraining import EncoderPool
 from study.progress import Progress
 from study.records import Ledger
 from study.search import OptunaFile, StudySearch
 from study.tuning import run_search
+from study.wandb_server import closing_notice, notice
 
 
 def run_stages(material: Material, address: str | None) -> list[str]:
@@ -34,15 +36,37 @@ def run_stages(material: Material, address: str | None) -> list[str]:
     Raises:
         InputError: no cluster answers, a record is damaged, or another process runs the study.
         KeyboardInterrupt: interrupted; all records are saved.
+        StorageError: storage refused for too long; what was recorded by then is there.
     """
-    with _only_driver(material.run), connected(address):
+    with _only_driver(material.run):
+        failures = _run_on_ray(material, address)
+        line = closing_notice(material.config, material.run)
+    if line:
+        print(line, flush=True)
+    return failures
+
+
+def _run_on_ray(material: Material, address: str | None) -> list[str]:
+    with connected(address):
+        require_seen_by_all(material.run)
         ledger = Ledger(material.run)
         progress = Progress(material.config, ledger, cells_of(material.config))
-        with progress, _interruptible() as check:
-            try:
-                return Stages(material, ledger, progress, check).run()
-            finally:
-                ledger.save(closing=True)
+        with progress, _interruptible() as check, _saved_at_the_end(ledger):
+            progress.say_all(ledger.repaired)
+            progress.say_all(filter(None, [notice(material.config, material.run)]))
+            return Stages(material, ledger, progress, check).run()
+
+
+@contextmanager
+def _saved_at_the_end(ledger: Ledger) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise  # a last save would only wait once more; the journal is there
+    except BaseException:
+        ledger.save(closing=True)
+        raise
+    ledger.save(closing=True)
 
 
 @contextmanager
@@ -74,9 +98,8 @@ class Stages:
         self.material, self.ledger, self.progress = material, ledger, progress
         self.config, self.check = material.config, check
         self.cells = cells_of(self.config)
-        self.resources = resources_per_trial(self.config)
-        at_once = max(1, slots(self.config) - 1)
-        self.pool = EncoderPool(material, ledger, self.resources, at_once)
+        self.capacity = Capacity(self.config)
+        self.pool = EncoderPool(material, ledger, self.capacity)
         self.search = StudySearch(self.config, ledger, lambda cell: self.pool.ready(cell, None))
         self.database = OptunaFile(material.run)
         limit = self.config.search.max_seconds
@@ -84,10 +107,12 @@ class Stages:
         self.failures: dict[str, str] = {}
 
     def run(self) -> list[str]:
+        self.share_gpus()
         self.pretrain_and_search()
         self.evaluate()
         self.extract_features()
         self.say_how_many_failed()
+        (self.material.run / "checkpoints").delete()
         return [f"{cell}: {reason}" for cell, reason in sorted(self.failures.items())]
 
     def tick(self) -> None:
@@ -100,15 +125,35 @@ class Stages:
             self.search.stopped = True
         self.progress.show()
 
+    def share_gpus(self) -> None:
+        """Replace the estimate of a trial's share of a GPU by what its networks need there."""
+        if self.config.resources.gpus_per_trial != "auto" or not self.capacity.gpus:
+            return
+        self.progress.enter("measuring GPU memory")
+        self.capacity.gpus, share = 1.0, self.capacity.gpus
+        tasks = Tasks(measure, self.capacity)
+        tasks.add("memory", self.material)
+        while len(tasks):
+            for _, result in tasks.ended(0.2):
+                if isinstance(result, Exception):
+                    self.progress.say(f"GPU memory not measured ({one_line(result)}): estimated")
+                else:
+                    share = share_for(*result)
+            self.tick()
+        self.capacity.gpus = share
+        self.progress.say(f"each trial gets {share:g} of a GPU")
+
     def pretrain_and_search(self) -> None:
         self.progress.enter("search", self._encoders_in_work)
         if not self.search.finished:
             self.pool.want(self.cells, [None])
             # Trials that need no encoder run beside its pretraining, if there is room for both.
-            while self.pool.in_work and (slots(self.config) == 1 or not self._can_start()):
+            while self.pool.in_work and (self.capacity.slots() == 1 or not self._can_start()):
                 self.pool.collect(0.5)
                 self.tick()
-            run_search(self.material, self.search, self.search_tick)
+            run_search(
+                self.material, self.search, self.capacity, self.search_tick, self.progress.say
+            )
         self.ledger.save()
         self.database.save(self.search.searches.values())
         for cell in self.cells:
@@ -131,7 +176,7 @@ class Stages:
             "final evaluation", lambda: f"{len(self.ledger.rows('evaluations'))}/{total} repeats"
         )
         self.pool.want([one.cell for one in waiting], range(self.config.evaluation.repeats))
-        tasks = Tasks(evaluate, self.resources)
+        tasks = Tasks(evaluate, self.capacity)
         while waiting or len(tasks):
             for one in [one for one in waiting if self.pool.ready(one.cell, one.repeat)]:
                 waiting.remove(one)
@@ -158,7 +203,7 @@ class Stages:
         if not self.pool.plans or self.config.evaluation.repeats == 0:
             return
         self.progress.enter("features")
-        tasks = Tasks(extract_features, self.resources)
+        tasks = Tasks(extract_features, self.capacity)
         for encoder in (*sorted(self.pool.made), *CONTROLS):
             if not features_file(self.material.run, encoder).is_file():
                 tasks.add(encoder, self.material, encoder, self.pool.plans.get(encoder))

@@ -10,6 +10,8 @@ Ray's side of it, found in its sources (2.60):
 - ``num_samples`` caps a searcher, and defaults to 1.
 - A searcher that answers None is asked again; with no trial alive, in a loop that calls nothing
   else. So whatever has to go on meanwhile happens in `suggest`.
+- What `on_trial_complete` raises is taken for the trial's own failure, and the trial run again:
+  so it is kept, and raised at the next turn.
 - ``max_failures=-1`` would also retry a trial that raises, for ever: `run_trial` catches, and
   only lost processes and machines are retried.
 """
@@ -25,9 +27,8 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from data.storage import Location
 from study.cells import Cell
-from study.cluster import one_line, resources_per_trial, slots
+from study.cluster import Capacity, is_out_of_memory, one_line
 from study.material import Material
 from study.records import Row
 from study.search import StudySearch, Trial
@@ -57,42 +58,59 @@ def run_trial(config: dict[str, Any], material: Material) -> None:
             seed=trial.seed,
             name=trial.trial_id,
             report=report,
-            checkpoint=Checkpoint(checkpoint_file(material, trial.trial_id)),
+            checkpoint=Checkpoint(material.run, trial.fit_name),
         )
     except Exception as error:
-        tune.report({"error": one_line(error), "node": node})
+        kind = "out_of_memory" if is_out_of_memory(error) else "error"
+        tune.report({kind: one_line(error), "node": node})
 
 
-def checkpoint_file(material: Material, trial_id: str) -> Location:
-    """Where a trial keeps its checkpoint until it ends."""
-    return material.run / "checkpoints" / f"{trial_id}.ckpt"
-
-
-def run_search(material: Material, search: StudySearch, tick: Callable[[], None]) -> None:
+def run_search(
+    material: Material,
+    search: StudySearch,
+    capacity: Capacity,
+    tick: Callable[[], None],
+    say: Callable[[str], None],
+) -> None:
     """Run all trials that the search hands out.
+
+    A trial that runs out of a shared GPU's memory is put off; when those that run have ended,
+    all go on with a larger share of a GPU each.
 
     Args:
         material: what each trial works on.
         search: decides which, and how they end.
+        capacity: what a trial gets, and how many run at once.
         tick: called at every turn of the driver; may raise to end the search.
+        say: shows a line to the user.
     """
     if search.finished:
         return
-    config = material.config
-    todo = len(search.cells) * config.search.trials
+    _run_tuner(material, search, capacity, tick)
+    while search.postponed:
+        capacity.enlarge()
+        say(f"out of GPU memory: from now on each trial gets {capacity.gpus:g} of a GPU")
+        search.take_up_postponed()
+        _run_tuner(material, search, capacity, tick)
+
+
+def _run_tuner(
+    material: Material, search: StudySearch, capacity: Capacity, tick: Callable[[], None]
+) -> None:
+    todo = len(search.cells) * material.config.search.trials
     running: dict[str, Trial] = {}
-    scheduler = CellScheduler(search, running)
+    searcher = CellSearcher(search, running, material, capacity, tick)
     with tempfile.TemporaryDirectory(prefix="mariposa-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(run_trial, material=material),
-                {name.lower(): n for name, n in resources_per_trial(config).items() if n},
+                {name.lower(): n for name, n in capacity.per_trial.items() if n},
             ),
             tune_config=tune.TuneConfig(
-                search_alg=CellSearcher(search, running, material, tick),
-                scheduler=scheduler,
+                search_alg=searcher,
+                scheduler=CellScheduler(search, running, capacity),
                 num_samples=todo,
-                max_concurrent_trials=slots(config),
+                max_concurrent_trials=todo,  # fewer: the searcher's own limit follows the cluster
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.config["trial"]["trial_id"],
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -102,7 +120,7 @@ def run_search(material: Material, search: StudySearch, tick: Callable[[], None]
                 storage_path=folder,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=LOST_PROCESSES),
-                callbacks=[_Tick(tick)],
+                callbacks=[_Tick(searcher.turn)],
             ),
         )
         tuner.fit()
@@ -123,16 +141,30 @@ class CellSearcher(_Stateless, Searcher):
         search: StudySearch,
         running: dict[str, Trial],
         material: Material,
+        capacity: Capacity,
         tick: Callable[[], None],
     ):
         super().__init__(metric=search.metric, mode=search.config.search.mode)
         self.search, self.running = search, running
-        self.material, self.tick = material, tick
+        self.material, self.capacity, self.tick = material, capacity, tick
+        self.failed: Exception | None = None
+
+    def turn(self) -> None:
+        """At every turn of the driver."""
+        if self.failed is not None:
+            raise self.failed
+        self.tick()
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Say that `suggest` keeps to a limit of its own, as machines come and go."""
+        return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        self.tick()
+        self.turn()
         if self.search.finished:
             return Searcher.FINISHED
+        if len(self.running) >= self.capacity.slots():
+            return None
         trial = self.search.next_trial()
         if trial is None:
             return None
@@ -144,11 +176,20 @@ class CellSearcher(_Stateless, Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        trial = self.running.pop(trial_id)
-        if error:
+        try:
+            self._end(self.running.pop(trial_id), (result or {}).get("node"), lost=error)
+        except Exception as caught:  # Tune would take it for the trial's own
+            self.failed = self.failed or caught
+
+    def _end(self, trial: Trial, node: str | None, lost: bool) -> None:
+        from study.fitting import Checkpoint
+
+        if trial in self.search.postponed:
+            return
+        if lost:
             self.search.fail(trial, f"its process was lost {LOST_PROCESSES + 1} times")
-        self.search.end(trial, (result or {}).get("node"))
-        checkpoint_file(self.material, trial.trial_id).delete()
+        self.search.end(trial, node)
+        Checkpoint(self.material.run, trial.fit_name).delete()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: all state is in the ledger."""
@@ -160,14 +201,17 @@ class CellSearcher(_Stateless, Searcher):
 class CellScheduler(_Stateless, FIFOScheduler):
     """Records each result and stops trials as the search says."""
 
-    def __init__(self, search: StudySearch, running: dict[str, Trial]):
+    def __init__(self, search: StudySearch, running: dict[str, Trial], capacity: Capacity):
         super().__init__()
-        self.search, self.running = search, running
+        self.search, self.running, self.capacity = search, running, capacity
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         known = self.running[trial.trial_id]
-        if "error" in result:
-            self.search.fail(known, result["error"])
+        if "out_of_memory" in result and self.capacity.shares_gpus:
+            self.search.postpone(known)
+            return TrialScheduler.STOP
+        if "out_of_memory" in result or "error" in result:
+            self.search.fail(known, result.get("error") or result["out_of_memory"])
             return TrialScheduler.STOP
         row = {name: result[name] for name in _ROW}
         goes_on = self.search.report(known, row)
@@ -186,3 +230,8 @@ class _Tick(_Stateless, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.tick()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Drop what Tune has computed of the trial's metrics, 40 KB; the ledger has them."""
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()

@@ -111,17 +111,31 @@ def test_the_same_seed_gives_the_same_fit(material: Material, undisturbed: Fit) 
 def test_an_interrupted_fit_goes_on_bit_for_bit(
     material: Material, undisturbed: Fit, tmp_path: Path, kill_after: int
 ) -> None:
-    checkpoint = Checkpoint(Location(tmp_path / "checkpoints" / "x.ckpt"))
+    checkpoint = Checkpoint(Location(tmp_path), "x")
     with pytest.raises(KilledError):
         Fit(material, checkpoint=checkpoint, kill_after=kill_after)
     again = Fit(material, checkpoint=checkpoint)
     assert values(again.reported) == values(undisturbed.reported), "the old rows again, then new"
     assert values(again.ends.rows) == values(undisturbed.ends.rows)
     assert weights(again) == weights(undisturbed)
+    assert again.ends.best_state is not None
+    assert undisturbed.ends.best_state is not None
+    for name, best in undisturbed.ends.best_state.items():
+        assert torch.equal(again.ends.best_state[name], best), "also where it came before"
+
+
+def test_storage_that_takes_no_checkpoint_stops_no_fit(
+    material: Material, undisturbed: Fit, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints" / "x.ckpt").mkdir(parents=True)  # no file can take its place
+    checkpoint = Checkpoint(Location(tmp_path, patience=99), "x")
+    checkpoint.fetch = lambda folder: None  # type: ignore[method-assign]
+    going_on = Fit(material, checkpoint=checkpoint)
+    assert values(going_on.reported) == values(undisturbed.reported)
 
 
 def test_interrupted_twice(material: Material, undisturbed: Fit, tmp_path: Path) -> None:
-    checkpoint = Checkpoint(Location(tmp_path / "x.ckpt"))
+    checkpoint = Checkpoint(Location(tmp_path), "x")
     for kill_after in (1, 3):
         with pytest.raises(KilledError):
             Fit(material, checkpoint=checkpoint, kill_after=kill_after)
@@ -137,11 +151,10 @@ def test_interrupted_twice(material: Material, undisturbed: Fit, tmp_path: Path)
 def test_a_damaged_checkpoint_is_ignored(
     material: Material, undisturbed: Fit, tmp_path: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
-    file = tmp_path / "x.ckpt"
-    checkpoint = Checkpoint(Location(file))
+    checkpoint = Checkpoint(Location(tmp_path), "x")
     with pytest.raises(KilledError):
         Fit(material, checkpoint=checkpoint, kill_after=2)
-    file.write_bytes(spoil(file.read_bytes()))
+    checkpoint.file.write_bytes(spoil(checkpoint.file.read_bytes()))
     again = Fit(material, checkpoint=checkpoint)
     assert values(again.reported) == values(undisturbed.reported)
     assert weights(again) == weights(undisturbed)
@@ -149,7 +162,7 @@ def test_a_damaged_checkpoint_is_ignored(
 
 def test_checkpoints_are_rare(material: Material, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 15.0)
-    Fit(material, checkpoint=Checkpoint(Location(tmp_path / "x.ckpt")))
+    Fit(material, checkpoint=Checkpoint(Location(tmp_path), "x"))
     assert list(tmp_path.iterdir()) == [], "a fit of a second needs none"
 
 
@@ -167,7 +180,7 @@ def test_patience_ends_a_fit_and_the_best_epoch_is_kept(material: Material, tmp_
 
 
 def test_patience_counts_on_over_an_interruption(material: Material, tmp_path: Path) -> None:
-    checkpoint = Checkpoint(Location(tmp_path / "x.ckpt"))
+    checkpoint = Checkpoint(Location(tmp_path), "x")
     options: dict[str, Any] = {"epochs": 9, "patience": 3, "lr": 1e-12}
     with pytest.raises(KilledError):
         Fit(material, checkpoint=checkpoint, kill_after=2, **options)

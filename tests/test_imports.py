@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("data", "models", "study", "analysis")
 MODULES = sorted(file for package in PACKAGES for file in (REPOSITORY / package).rglob("*.py"))
-USE_RAY = {"study/cluster.py", "study/tuning.py"}
+USE_RAY = {"study/cluster.py", "study/submission.py", "study/tuning.py"}
 FORBIDDEN = {
     "data": {"models", "study", "analysis", "ray"},
     "models": {"data", "study", "analysis", "ray"},

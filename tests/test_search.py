@@ -16,8 +16,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+import study.search
 from data.storage import Location
-from study.cells import Cell
+from study.cells import Cell, trial_number
 from study.choosing import winner
 from study.config import Config, config_from
 from study.records import Ledger, Row
@@ -99,6 +100,10 @@ def run(folder: Path, config: Config, **options: Any) -> Ledger:
 def outcome(ledger: Ledger) -> dict[str, tuple[Any, ...]]:
     names = ("lr", "seed", "state", "epochs", "best_epoch", "val_f1", "error")
     return {row["trial_id"]: tuple(row[n] for n in names) for row in ledger.rows("trials")}
+
+
+def epochs_of(ledger: Ledger) -> set[tuple[str, int]]:
+    return {(row["trial_id"], row["epoch"]) for row in ledger.rows("epochs")}
 
 
 def of_cell(ledger: Ledger, cell: str) -> list[Row]:
@@ -201,7 +206,7 @@ def test_an_interrupted_search_ends_as_an_undisturbed_one(
         ledger.flush()
     again = run(tmp_path, configure())
     assert outcome(again) == outcome(undisturbed)
-    assert again.tables["epochs"].keys() == undisturbed.tables["epochs"].keys()
+    assert epochs_of(again) == epochs_of(undisturbed)
 
 
 def test_killed_between_a_verdict_and_its_record(tmp_path: Path, undisturbed: Ledger) -> None:
@@ -255,6 +260,55 @@ def test_an_epoch_reported_twice_is_judged_once(tmp_path: Path) -> None:
     assert [e["val_f1"] for e in ledger.rows("epochs")] == [
         curve(trial.cell.name, trial.lr, epoch) for epoch in (1, 2, 3, 4)
     ]
+
+
+@pytest.fixture
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study.search, "MEMORY", 8)
+    monkeypatch.setattr(study.search, "TPE_GOOD", 2)
+
+
+@pytest.mark.usefixtures("short_memory")
+@pytest.mark.parametrize("stop_after", [57, 400, 401])
+def test_a_search_that_forgets_most_trials_goes_on_as_if_undisturbed(
+    tmp_path: Path, stop_after: int
+) -> None:
+    whole = run(tmp_path / "whole", configure(trials=30))
+    run(tmp_path / "cut", configure(trials=30), stop_after=stop_after)
+    cut = run(tmp_path / "cut", configure(trials=30))
+    assert outcome(cut) == outcome(whole)
+    for cell, best in BEST_LR.items():
+        chosen = winner(of_cell(cut, cell), "val_f1")
+        assert chosen is not None
+        assert best / 2.5 < chosen["lr"] < best * 2.5, cell
+
+
+@pytest.mark.usefixtures("short_memory")
+def test_its_sampler_sees_a_bounded_number_and_optunas_file_gets_all(tmp_path: Path) -> None:
+    ledger = Ledger(Location(tmp_path))
+    search = StudySearch(configure(trials=30), ledger, always)
+    database = OptunaFile(Location(tmp_path))
+    drive(search, at_once=3, stop_after=300)
+    database.save(search.searches.values())
+    drive(search, at_once=3)
+    database.save(search.searches.values())
+    assert all(len(cell.study.trials) <= 8 + 3 for cell in search.searches.values())
+    for cell in BEST_LR:
+        numbers = [trial.number for trial in open_database(tmp_path, cell).trials]
+        finished = [r for r in of_cell(ledger, cell) if r["state"] != "RUNNING"]
+        assert sorted(numbers) == [trial_number(row["trial_id"]) for row in finished]
+
+
+def test_a_trial_whose_record_was_lost_comes_again_at_its_place(
+    tmp_path: Path, undisturbed: Ledger
+) -> None:
+    ledger = run(tmp_path, configure(scheduler="none", trials=6))
+    whole = outcome(ledger)
+    ledger.drop("trials", trial_id="A@10-003")
+    ledger.save()
+    again = run(tmp_path, configure(scheduler="none", trials=6))
+    assert outcome(again) == whole, "also its learning rate: it follows from those before it"
+    assert epochs_of(again) == epochs_of(ledger) | {("A@10-003", e + 1) for e in range(EPOCHS)}
 
 
 # --- Failed, withheld, stopped -------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data.storage import InputError, Location
+from data.storage import InputError, Location, StorageError
 
 
 @pytest.fixture(params=["local", "store"])
@@ -161,3 +162,51 @@ def test_a_uri_that_means_nothing_is_named(uri: str) -> None:
         Location(uri)
     assert str(error.value).startswith(f"{uri}: ")
     assert "\n" not in str(error.value)
+
+
+class Refusing(Location):
+    """A folder that refuses so many writes, as a full disk does."""
+
+    refusals = 0
+
+    def _temporary(self) -> Path:
+        if Refusing.refusals:
+            Refusing.refusals -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super()._temporary()
+
+
+def test_a_patient_location_tries_again_where_storage_refuses(tmp_path: Path) -> None:
+    file = Refusing(tmp_path / "file", patience=30)
+    Refusing.refusals = 2
+    file.write_bytes(b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_an_impatient_location_does_not(tmp_path: Path) -> None:
+    Refusing.refusals = 1
+    with pytest.raises(OSError, match="No space left") as caught:
+        Refusing(tmp_path / "file").write_bytes(b"content")
+    assert not isinstance(caught.value, StorageError)
+
+
+def test_patience_ends_with_one_line_that_names_the_file(tmp_path: Path) -> None:
+    Refusing.refusals = 100
+    file = Refusing(tmp_path / "file", patience=0.3)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        file.write_bytes(b"content")
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+    Refusing.refusals = 0
+
+
+def test_patience_does_not_wait_for_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Location(tmp_path / "file", patience=1000).read_bytes()
+
+
+def test_patience_goes_on_to_what_is_made_of_a_location(tmp_path: Path) -> None:
+    run = Location(tmp_path, patience=7)
+    assert (run / "a").parent.patience == 7
+    assert pickle.loads(pickle.dumps(run)).patience == 7
+    assert {each.patience for each in run.children()} <= {7}

@@ -274,7 +274,7 @@ def test_a_trial_goes_on_from_its_checkpoint(
     monkeypatch.setattr(study.fitting, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(study.fitting, "CHECKPOINT_COST", 1e9)
     whole, expected = train(material, "B2")
-    checkpoint = Checkpoint(Location(tmp_path / "t.ckpt"))
+    checkpoint = Checkpoint(Location(tmp_path), "t")
 
     def killed(row: Row) -> None:
         if row["epoch"] == 3:

@@ -1,0 +1,95 @@
+"""How many trials share a GPU: what the study's networks need of its memory, measured there.
+
+Ray only counts fractions of a GPU; nothing keeps a trial from taking more memory than its share.
+So the driver lets a worker try the largest training steps once, before the search. A trial that
+runs out of memory all the same goes on with a larger share (`study.tuning`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from study.material import Material
+
+SHARES = (0.125, 0.25, 0.5)  # small networks leave most of a GPU idle; more than 8 crowd its cores
+MARGIN = 1.25  # the allocator's gaps, and what cuDNN takes to find its fastest algorithm
+GIB = 2**30
+CONTEXT = (0.3 * GIB, 1.5 * GIB)  # what CUDA itself takes for each process, at least and at most
+
+
+def share_for(needed: float, memory: float) -> float:
+    """The smallest share of a GPU in which a trial fits.
+
+    Args:
+        needed: bytes of a trial.
+        memory: bytes of the GPU.
+
+    Returns:
+        A fraction in (0, 1]; 1 also for what does not fit, so that it fails by itself.
+    """
+    fitting = (share for share in SHARES if MARGIN * needed <= share * memory)
+    return next(fitting, 1.0)
+
+
+def measure(material: Material) -> tuple[float, float]:
+    """Train each network for two steps; runs in a worker that has a GPU to itself.
+
+    Returns:
+        Bytes that the largest trial needs, its data and CUDA's own among them, and bytes of the
+        GPU.
+
+    Raises:
+        RuntimeError: PyTorch sees no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("PyTorch sees no GPU")
+    device = torch.device("cuda")
+    for network, images, loss in _networks(material):
+        _two_steps(network.to(device), images.to(device), loss)
+        del network, images
+    free, memory = torch.cuda.mem_get_info()
+    context = memory - free - torch.cuda.memory_reserved()
+    most = torch.cuda.max_memory_reserved() + min(max(context, CONTEXT[0]), CONTEXT[1])
+    return most + _data(material), float(memory)
+
+
+def _networks(material: Material) -> Iterator[tuple[Any, Any, Any]]:
+    """The two classifiers that are trained whole, and the autoencoder, with a batch for each."""
+    import torch
+    import torch.nn.functional as F
+
+    from models.autoencoders import UNetAutoencoder
+    from models.classifiers import build_classifier
+
+    config, classes = material.config, len(material.species)
+    size = config.data.image_size
+    for variant in ("A", "B0"):
+        network = build_classifier(variant, classes, size, config.encoder.width)
+        images = torch.zeros(config.training.batch_size, 3, size, size)
+        yield network, images, lambda out, images: F.cross_entropy(out, out.argmax(1))
+    images = torch.zeros(config.encoder.batch_size, 3, size, size)
+    yield UNetAutoencoder(config.encoder.width), images, lambda out, images: F.mse_loss(out, images)
+
+
+def _two_steps(network: Any, images: Any, loss: Any) -> None:
+    import torch
+
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    for _ in range(2):  # the second has Adam's moments as well
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            out = network(images)
+        loss(out.float(), images).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _data(material: Material) -> float:
+    """Bytes of the images on the device, or of a frozen encoder's features of them."""
+    config, images = material.config, len(material.images.files)
+    size, width = config.data.image_size, config.encoder.width
+    features = 4 * 4 * width * (size // 8) ** 2  # float32
+    return float(images * max(3 * size * size, features))

@@ -1,0 +1,90 @@
+"""Makes the records of a run agree with each other, whichever file or row is missing.
+
+- An epoch without its trial goes. A finished trial without just the epochs that it had is
+  unfinished: it is run again, under its name and with its configuration.
+- A repeat without its epochs and predictions goes, and is run again; so do those without it.
+- An encoder without its epochs goes, and the other way round; both are on its card.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+Row = dict[str, Any]
+_OUTCOME = ("best_epoch", "val_loss", "val_acc", "val_f1", "node", "error")
+
+
+class Table(Protocol):
+    """What is needed of `study.records.Table`."""
+
+    def __contains__(self, key: tuple[Any, ...]) -> bool: ...
+    def rows(self) -> list[Row]: ...
+    def put(self, row: Row) -> bool: ...
+    def keep(self, wanted: Callable[[Row], bool]) -> int: ...
+
+
+def repair(tables: Mapping[str, Table]) -> list[str]:
+    """Do it; what was done, a line each."""
+    return [
+        f"{count} {what}"
+        for count, what in (
+            (_orphans(tables), "epoch(s) without their trial on record: left out"),
+            (_trials(tables), "trial(s) without all their epochs on record: run again"),
+            (_evaluations(tables), "repeat(s) that are not whole on record: run again"),
+            (_encoders(tables), "encoder(s) that are not whole on record: read from their cards"),
+        )
+        if count
+    ]
+
+
+def _orphans(tables: Mapping[str, Table]) -> int:
+    trials = tables["trials"]
+    return tables["epochs"].keep(lambda row: (row["trial_id"],) in trials)
+
+
+def _trials(tables: Mapping[str, Table]) -> int:
+    epochs = Counter(row["trial_id"] for row in tables["epochs"].rows())
+    torn = {
+        row["trial_id"]: row
+        for row in tables["trials"].rows()
+        if row["state"] != "RUNNING" and row["epochs"] != epochs[row["trial_id"]]
+    }
+    nothing = dict.fromkeys(_OUTCOME) | {"state": "RUNNING", "epochs": 0, "seconds": 0.0}
+    for row in torn.values():
+        tables["trials"].put(row | nothing)
+    tables["epochs"].keep(lambda row: row["trial_id"] not in torn)
+    return len(torn)
+
+
+def _evaluations(tables: Mapping[str, Table]) -> int:
+    epochs = Counter(map(_repeat, tables["evaluation_epochs"].rows()))
+    predictions = tables["predictions"].rows()
+    tested = Counter(map(_repeat, predictions))
+    right = Counter(_repeat(row) for row in predictions if row["true"] == row["pred"])
+
+    def is_whole(row: Row) -> bool:
+        key = _repeat(row)
+        if not tested[key] or row["epochs"] != epochs[key]:
+            return False
+        return abs(right[key] / tested[key] - (row["test_acc"] or 0.0)) < 1e-4
+
+    evaluations = tables["evaluations"]
+    count = evaluations.keep(is_whole)
+    for name in ("evaluation_epochs", "predictions"):
+        left = tables[name].keep(lambda row: _repeat(row) in evaluations)
+        count = count or min(left, 1)
+    return count
+
+
+def _encoders(tables: Mapping[str, Table]) -> int:
+    made, all_epochs = tables["encoders_made"], tables["encoder_epochs"]
+    epochs = Counter(row["encoder"] for row in all_epochs.rows())
+    count = made.keep(lambda row: bool(row["epochs"] == epochs[row["encoder"]]))
+    left = all_epochs.keep(lambda row: (row["encoder"],) in made)
+    return count or min(left, 1)
+
+
+def _repeat(row: Row) -> tuple[Any, ...]:
+    return row["cell"], row["repeat"]

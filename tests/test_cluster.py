@@ -1,0 +1,194 @@
+"""Ray's tasks and the cluster's capacity, on a local Ray that believes in two GPUs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from conftest import tiny_tree
+from ray import cloudpickle
+
+from data.storage import InputError, Location
+from study import cluster, tuning
+from study.cells import Cell
+from study.cluster import Capacity, Tasks, is_out_of_memory, require_seen_by_all
+from study.config import config_from
+from study.gpu_memory import share_for
+from study.material import Material
+from study.records import Ledger
+from study.search import StudySearch
+
+GIB = 2**30
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_gpus() -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster._QUIET.items():
+            patch.setenv(name, value)
+        ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def capacity(**resources: Any) -> Capacity:
+    return Capacity(config_from(tiny_tree(resources=resources), "a test"))
+
+
+def test_slots_follow_from_what_a_trial_needs() -> None:
+    assert capacity(gpus_per_trial=0).slots() == 4
+    assert capacity(gpus_per_trial=1).slots() == 2
+    assert capacity(gpus_per_trial=0.25, cpus_per_trial=2).slots() == 2
+    assert capacity(gpus_per_trial=0, max_concurrent=3).slots() == 3
+    assert capacity(gpus_per_trial=64).slots() == 1, "that waits for machines to come"
+
+
+def test_auto_shares_the_gpus_that_there_are() -> None:
+    assert capacity().gpus == 0.125
+    assert capacity().slots() == 4, "there are only so many CPUs"
+
+
+def test_what_an_autoscaler_may_add_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.cluster._autoscaler_limits", lambda: {"CPU": 64.0, "GPU": 8.0})
+    assert capacity(gpus_per_trial=0.5).slots() == 16
+
+
+def share_of_a_gpu() -> float:
+    return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0))
+
+
+def needs(share: float) -> float:
+    """A task that fits into that share of a GPU."""
+    mine = share_of_a_gpu()
+    if mine < share:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    return mine
+
+
+def results(tasks: Tasks) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    while len(tasks):
+        found |= dict(tasks.ended(5))
+    return found
+
+
+def test_a_task_out_of_gpu_memory_gets_a_larger_share() -> None:
+    have = capacity(gpus_per_trial=0.25)
+    tasks = Tasks(needs, have)
+    for name in ("a", "b", "c"):
+        tasks.add(name, 0.5)
+    assert results(tasks) == {"a": 0.5, "b": 0.5, "c": 0.5}
+    assert have.gpus == 0.5
+
+
+def test_a_task_that_no_gpu_holds_ends_with_the_error() -> None:
+    tasks = Tasks(needs, capacity(gpus_per_trial=0.5))
+    tasks.add("much", 2.0)
+    error = results(tasks)["much"]
+    assert is_out_of_memory(error)
+    assert "CUDA out of memory" in str(error)
+
+
+def dies_once(folder: Path) -> str:
+    try:
+        (folder / "died").touch(exist_ok=False)
+    except FileExistsError:
+        return "done"
+    os.kill(os.getpid(), 9)
+    return "never"
+
+
+def test_a_task_whose_process_dies_is_run_again(tmp_path: Path) -> None:
+    tasks = Tasks(dies_once, capacity(gpus_per_trial=0))
+    tasks.add("one", tmp_path)
+    assert results(tasks) == {"one": "done"}
+
+
+def test_no_more_tasks_at_once_than_told(tmp_path: Path) -> None:
+    tasks = Tasks(needs, capacity(gpus_per_trial=0.5), lambda: 1)
+    for name in range(3):
+        tasks.add(name, 0.0)
+    assert results(tasks) == {0: 0.5, 1: 0.5, 2: 0.5}
+
+
+def test_a_run_on_the_only_machine_is_seen(tmp_path: Path) -> None:
+    require_seen_by_all(Location(tmp_path))
+
+
+def test_a_run_that_another_machine_does_not_see_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own,) = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [own, own | {"NodeManagerAddress": "10.9.8.7"}])
+    with pytest.raises(InputError, match=r"is not seen by the machine .*expected an --out"):
+        require_seen_by_all(Location(tmp_path / "elsewhere"))
+
+
+def test_the_share_is_the_smallest_that_a_trial_fits_in() -> None:
+    assert share_for(1 * GIB, 80 * GIB) == 0.125
+    assert share_for(9 * GIB, 80 * GIB) == 0.25
+    assert share_for(17 * GIB, 80 * GIB) == 0.5
+    assert share_for(40 * GIB, 80 * GIB) == 1.0
+    assert share_for(100 * GIB, 80 * GIB) == 1.0
+
+
+def trial_that_needs(share: float) -> Callable[..., None]:
+    def trial(config: dict[str, Any], material: None) -> None:
+        from ray import tune
+
+        if share_of_a_gpu() < share:
+            tune.report({"out_of_memory": "OutOfMemoryError: CUDA out of memory", "node": "here"})
+            return
+        row = dict.fromkeys(("train_loss", "val_loss", "val_acc", "val_f1", "seconds"), 0.5)
+        for epoch in (1, 2):
+            tune.report({"epoch": epoch, **row, "ended": 0.0, "node": "here"})
+
+    return trial
+
+
+def test_trials_out_of_gpu_memory_go_on_with_a_larger_share(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material = make_material(
+        resources={"gpus_per_trial": 0.25},
+        training={"max_epochs": 2},
+        cells={"variants": ["A"], "label_ratios": [50, 100]},
+    )
+    monkeypatch.setattr(tuning, "run_trial", trial_that_needs(1.0))
+    ledger = Ledger(material.run)
+    search = StudySearch(material.config, ledger, lambda cell: True)
+    have, said = Capacity(material.config), []
+    tuning.run_search(material, search, have, lambda: None, said.append)
+    assert have.gpus == 1.0
+    assert [line.split()[-4] for line in said] == ["0.5", "1"]
+    trials = ledger.rows("trials")
+    assert sorted(row["state"] for row in trials) == ["COMPLETE"] * 4
+    assert {row["trial_id"] for row in trials} == {
+        Cell("A", ratio).trial_id(number) for ratio in (50, 100) for number in (0, 1)
+    }
+
+
+def test_a_trial_that_no_gpu_holds_fails(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material = make_material(
+        resources={"gpus_per_trial": 1},
+        training={"max_epochs": 2},
+        cells={"variants": ["A"], "label_ratios": [100]},
+    )
+    monkeypatch.setattr(tuning, "run_trial", trial_that_needs(2.0))
+    ledger = Ledger(material.run)
+    search = StudySearch(material.config, ledger, lambda cell: True)
+    tuning.run_search(material, search, Capacity(material.config), lambda: None, print)
+    assert {(row["state"], row["error"]) for row in ledger.rows("trials")} == {
+        ("FAIL", "OutOfMemoryError: CUDA out of memory")
+    }
