@@ -6,26 +6,34 @@ Holm over all ratios and contrasts, is under 0.05.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
 
+from analysis.contrasts import SURE
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run, cell_name
+from analysis.power import what_would_decide
 
-SURE = 0.05
 
-
-def answer(run: Run, table: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+def answer(
+    run: Run, table: pd.DataFrame, differences: pd.DataFrame, power: pd.DataFrame | None = None
+) -> list[str]:
     """The answer, a sentence an element.
 
     Args:
         table: Table I.
         differences: what `contrasts` gave.
+        power: what `analysis.power.power` gave; with it, what is not decided says what would.
     """
     if table.empty or table["test_acc"].isna().all():
         return _without_test(run)
-    parts = [_pretraining(run, differences), _fine_tuning(run, differences), _levels(run, table)]
+    parts = [
+        _pretraining(run, differences, power),
+        _fine_tuning(run, differences, power),
+        _levels(run, table),
+    ]
     return [part.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0") for part in parts]
 
 
@@ -46,7 +54,7 @@ def _without_test(run: Run) -> list[str]:
     return [*sentences, "Whether pretraining helps is not decided by this data."]
 
 
-def _pretraining(run: Run, differences: pd.DataFrame) -> str:
+def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> str:
     missing = [each for each in ("B2", "B0") if each not in run.variants]
     if missing:
         return (
@@ -54,10 +62,10 @@ def _pretraining(run: Run, differences: pd.DataFrame) -> str:
             f"{' and no '.join(missing)}, and pretraining's effect is B2 − B0, the same network "
             "with and without pretrained weights."
         )
-    return _verdict(differences, "B2−B0", "Pretraining (B2 − B0)")
+    return _verdict(differences, "B2−B0", "Pretraining (B2 − B0)", power)
 
 
-def _fine_tuning(run: Run, differences: pd.DataFrame) -> str:
+def _fine_tuning(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> str:
     if not {"B1", "B2"} <= set(run.variants):
         return (
             "Whether fine-tuning beats a frozen encoder is not asked: B1 or B2 is not in the study."
@@ -66,10 +74,13 @@ def _fine_tuning(run: Run, differences: pd.DataFrame) -> str:
         differences,
         "B2−B1",
         "Fine-tuning the encoder instead of freezing it (B2 − B1)",
+        power,
     )
 
 
-def _verdict(differences: pd.DataFrame, contrast: str, what: str) -> str:
+def _verdict(
+    differences: pd.DataFrame, contrast: str, what: str, power: pd.DataFrame | None
+) -> str:
     rows = differences[differences["contrast"] == contrast]
     if rows.empty:
         return f"{what} is not decided by this data: no ratio has both results."
@@ -90,11 +101,23 @@ def _verdict(differences: pd.DataFrame, contrast: str, what: str) -> str:
         return (
             f"{what}: its effect on test accuracy is not decided by this data at "
             f"{percents(rows['label_ratio'])} labels; the largest difference is "
-            f"{_points(widest)}, at {widest['label_ratio']:g} %."
+            f"{_points(widest)}, at {widest['label_ratio']:g} %{_needed(power, widest)}."
         )
     if len(undecided):
         parts.append(f"is not decided by this data at {percents(undecided['label_ratio'])}")
     return f"{what} {'; it '.join(parts)}."
+
+
+def _needed(power: pd.DataFrame | None, row: pd.Series) -> str:
+    """What would decide a difference, as the end of a sentence; empty where it is not known."""
+    if power is None:
+        return ""
+    same = power[["contrast", "label_ratio"]].eq(row[["contrast", "label_ratio"]]).all(axis=1)
+    found = power[same]
+    if found.empty:
+        return ""
+    sentence = what_would_decide(found.iloc[0].to_dict()).rstrip(".")
+    return f"; {sentence[0].lower()}{sentence[1:]}"
 
 
 def _largest(rows: pd.DataFrame) -> pd.Series:
@@ -154,4 +177,4 @@ def percents(ratios: Sequence[int] | pd.Series) -> str:
 
 def minus(text: str) -> str:
     """Hyphens before a digit as minus signs."""
-    return text.replace("-", "−")
+    return re.sub(r"-(?=[\d.])", "−", text)

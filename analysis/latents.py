@@ -88,6 +88,12 @@ def _explore_all(features: Mapping[str, np.ndarray], files: pd.DataFrame) -> dic
     """Two encoders at a time, one thread each: t-SNE waits at so many barriers that two threads
     on one encoder are slower, and many times slower where something else wants the cores.
     """
+    # All of them before the limit: a BLAS or OpenMP that is loaded later would not be limited.
+    import sklearn.cluster
+    import sklearn.decomposition
+    import sklearn.linear_model
+    import sklearn.manifold
+    import sklearn.neighbors  # noqa: F401
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     def one(encoder: str) -> _Part:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from data.storage import InputError
 
 METRIC_NAMES = {"val_f1": "macro F1", "val_acc": "accuracy", "val_loss": "loss"}
 _ORDER = {"COMPLETE": 0, "PRUNED": 0, "RUNNING": 1}  # anything else, FAIL above all, comes last
@@ -49,6 +52,41 @@ def leaderboard(
     return ranked if top is None else ranked.head(top)
 
 
+def sort_by(board: pd.DataFrame, column: str, top: int | None = None) -> pd.DataFrame:
+    """The rows of a leaderboard by another column; missing values come last.
+
+    Args:
+        board: as `leaderboard` gives it; ``rank`` stays the place by the metric.
+        column: ``val_f1`` and ``val_acc`` from the highest, all others from the lowest; ``-COLUMN``
+            the other way round.
+        top: how many rows at most.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    name = column.removeprefix("-")
+    if name not in board:
+        raise InputError(f"--sort: found {column!r}, expected one of {', '.join(map(str, board))}")
+    rising = (name not in ("val_f1", "val_acc")) != column.startswith("-")
+    found = board.sort_values(name, ascending=rising, na_position="last", kind="stable")
+    found = found.reset_index(drop=True)
+    return found if top is None else found.head(top)
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a leaderboard to show: the arguments of `leaderboard` and `sort_by`."""
+
+    cell: str | None = None
+    top: int | None = None
+    sort: str | None = None
+
+    def board(self, trials: pd.DataFrame, metric: str) -> pd.DataFrame:
+        if self.sort is None:
+            return leaderboard(trials, metric, self.cell, self.top)
+        return sort_by(leaderboard(trials, metric, self.cell), self.sort, self.top)
+
+
 def winners(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Each cell's COMPLETE trial with the best metric, ties by lower ``val_loss``.
 
@@ -77,16 +115,42 @@ def _plain(name: object, value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def to_csv(frame: pd.DataFrame) -> str:
+    """Comma-separated, with a header; a missing value is empty."""
+    whole = {name: "Int64" for name in _WHOLE if name in frame}
+    return str(frame.astype(whole).to_csv(index=False, lineterminator="\n"))
+
+
 def render(frame: pd.DataFrame, metric: str, width: int = 100) -> str:
     """A leaderboard for the terminal: one line a trial, cut at the width in columns."""
-    lines = [["#", "trial", "state", "lr", metric, "loss", "epochs", "s", "error"]]
+    return "\n".join(table_lines(frame, metric, width))
+
+
+def table_lines(
+    frame: pd.DataFrame, metric: str, width: int, least: Sequence[int] = (0,) * 9
+) -> list[str]:
+    """The lines of `render`: a header, and a line a trial with the reason why it failed.
+
+    Args:
+        least: the width of each column at least; `STEADY` for a table that grows.
+    """
+    other = "loss" if metric != "val_loss" else "val_f1"
+    lines = [["#", "trial", "state", "lr", metric, other, "epochs", "s", "error"]]
     for row in frame.to_dict("records"):
         texts = [str(row[name]) for name in ("rank", "trial_id", "state")]
         texts += [number(row["lr"], ".1e"), number(row[metric], ".4f")]
-        texts += [number(row["val_loss"], ".4f"), epochs(row), number(row["seconds"], ".1f")]
+        beside = row["val_loss" if other == "loss" else other]
+        texts += [number(beside, ".4f"), epochs(row), number(row["seconds"], ".1f")]
         lines.append([*texts, first_line(row["error"])])
-    widest = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(_cut(_line(line, widest), width) for line in lines)
+    widest = [
+        max(wide, *map(len, column))
+        for wide, column in zip(least, zip(*lines, strict=True), strict=True)
+    ]
+    return [_cut(_line(line, widest), width) for line in lines]
+
+
+STEADY = (3, 10, 8, 7, 8, 6, 7, 6, 0)
+"""Widths that nearly every trial fits into."""
 
 
 def _line(texts: list[str], widest: list[int]) -> str:

@@ -6,12 +6,15 @@ records -> scores -> Table I, differences -> figures -> sections -> report.html
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from analysis import page, tables
 from analysis.answer import answer
+from analysis.figures import confused_pairs, to_png, to_svg
 from analysis.load import Run, load
 from analysis.results import Results
 from analysis.sections import SECTIONS, headline
+from analysis.shown import Shown
 from data.storage import Location
 
 
@@ -24,17 +27,18 @@ def write_report(run: str | Path | Location) -> Location:
     Raises:
         InputError: it is not the folder of a run, or a record is torn.
     """
-    results = Results(load(run))
-    write_tables(results)
-    sentences = answer(results.run, results.table, results.contrasts)
-    (results.run.location / "answer.txt").write_text("\n".join(sentences) + "\n")
-    file = results.run.location / "report.html"
-    file.write_text(render_report(results))
+    shown = Shown(Results(load(run)))
+    found = content(shown)
+    write_tables(shown.results)
+    write_figures(shown, found)
+    (shown.run.location / "answer.txt").write_text("\n".join(found["answer"]) + "\n")
+    file = shown.run.location / "report.html"
+    file.write_text(page.render(found))
     return file
 
 
 def write_tables(results: Results) -> None:
-    """``table_i.csv``, ``.md``, ``.tex`` and ``encoders.csv``; no Table I without evaluation."""
+    """Table I, if there is one, as ``table_i.csv``, ``.md``, ``.tex``, and all other tables."""
     run = results.run
     if len(results.table):
         text = tables.caption(run)
@@ -42,22 +46,33 @@ def write_tables(results: Results) -> None:
         (run.location / "table_i.md").write_text(tables.to_markdown(results.table, text))
         (run.location / "table_i.tex").write_text(tables.to_latex(results.table, text))
     (run.location / "encoders.csv").write_text(tables.to_csv(results.encoders))
+    results.write()
 
 
-def render_report(results: Results) -> str:
-    """``report.html``, as text; its figures are written to ``figures/``."""
-    run = results.run
-    found = [section for make in SECTIONS if (section := make(results)) is not None]
-    content = {
+def write_figures(shown: Shown, found: dict[str, Any]) -> None:
+    """``figures/``: those of the page, and the confused pairs, as SVG and PNG."""
+    made = {picture.name: (picture.figure, picture.svg) for picture in page.pictures(found)}
+    if len(shown.confused) and shown.pictures:
+        pairs = confused_pairs(shown.confused, lambda file: shown.pictures.thumbnail(file, 96))
+        made["confused_pairs"] = (pairs, to_svg(pairs))
+    for name, (figure, svg) in made.items():
+        (shown.run.location / "figures" / f"{name}.svg").write_text(svg)
+        (shown.run.location / "figures" / f"{name}.png").write_bytes(to_png(figure))
+
+
+def content(shown: Shown) -> dict[str, Any]:
+    """What the page shows, for `page.render`. Nothing is written but the latents' own cache."""
+    run, results = shown.run, shown.results
+    return {
         "title": f"Mariposa: {run.name}",
         "name": run.name,
         "meta": _meta(run),
         "answer": answer(run, results.table, results.contrasts),
         "warnings": _warnings(run),
-        "headline": headline(results),
-        "sections": found,
+        "headline": headline(shown),
+        "sections": [section for make in SECTIONS if (section := make(shown)) is not None],
+        "thumbnails": shown.thumbnails.style(),
     }
-    return page.render(content)
 
 
 def _meta(run: Run) -> list[str]:

@@ -1,4 +1,7 @@
-"""All that the report shows, each part computed once from the records of a run."""
+"""All that the report shows, each part computed once from the records of a run.
+
+The columns of each frame are in docs/RECORDS.md.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,30 @@ from functools import cached_property
 
 import pandas as pd
 
-from analysis import tables
+from analysis import ranking, tables
+from analysis.answer import answer
+from analysis.contrasts import Pairs, contrasts, pairs
+from analysis.efficiency import labels_saved
+from analysis.hypotheses import hypotheses
 from analysis.latents import Latents, explore
 from analysis.leaderboard import winners
 from analysis.load import Run
-from analysis.statistics import CellScores, Draws, contrasts, score_cells
+from analysis.paper import paper_table
+from analysis.power import power
+from analysis.probes import Probes, probe, probe_table
+from analysis.statistics import CellScores, Draws, score_cells
+from analysis.together import together
+from data.storage import InputError
+
+FILES = {
+    "differences.csv": "contrasts",
+    "power.csv": "power",
+    "labels_saved.csv": "labels_saved",
+    "probes.csv": "probes",
+    "paper_table.csv": "paper",
+    "together.csv": "together",
+}
+"""What `Results.write` writes: file to frame."""
 
 
 class Results:
@@ -21,24 +43,110 @@ class Results:
 
     @cached_property
     def scored(self) -> tuple[dict[str, CellScores], Draws]:
+        """Every cell's scores, by cell, and the draws that all share."""
         return score_cells(self.run.predictions, self.run.species)
 
     @cached_property
     def table(self) -> pd.DataFrame:
+        """Table I."""
         return tables.table_i(self.run, self.scored)
 
     @cached_property
-    def contrasts(self) -> pd.DataFrame:
-        return contrasts(*self.scored, self.run.cells)
-
-    @cached_property
     def winners(self) -> pd.DataFrame:
+        """Each cell's chosen trial, by cell."""
         return winners(self.run.trials, self.run.metric)
 
     @cached_property
+    def _probed(self) -> Probes:
+        return probe(self.run)
+
+    @property
+    def probe_fits(self) -> pd.DataFrame:
+        """A row a linear probe."""
+        return self._probed.fits
+
+    @cached_property
+    def _probe_scores(self) -> dict[str, CellScores]:
+        found, networks = self._probed.predictions, self.run.predictions
+        if found.empty:
+            return {}
+        if set(found["file"]) != set(networks["file"]):
+            raise InputError(
+                f"{self.run.location}: features/files.parquet has other test images than "
+                f"predictions.parquet, expected the same"
+            )
+        return score_cells(found, self.run.species)[0]
+
+    @cached_property
+    def probes(self) -> pd.DataFrame:
+        """Linear probes with few labels, by features and ratio."""
+        return probe_table(self.probe_fits, self._probe_scores, self.scored[1])
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """What is compared, on the same draws."""
+        scores, draws = self.scored
+        return pairs(scores | self._probe_scores, draws, self.run.label_ratios)
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        """Paired differences."""
+        return contrasts(self.pairs)
+
+    @cached_property
+    def power(self) -> pd.DataFrame:
+        """What would decide each difference."""
+        return power(self.pairs, self.contrasts)
+
+    @cached_property
+    def labels_saved(self) -> pd.DataFrame:
+        """How many labels B0 needs for what B2 and B1 reach."""
+        return labels_saved(*self.scored, tables.labelled(self.run))
+
+    @cached_property
+    def hypotheses(self) -> pd.DataFrame:
+        """The questions, and what the figures answer."""
+        return hypotheses(self.run, self.pairs, self.contrasts, self.power)
+
+    @cached_property
+    def answer(self) -> list[str]:
+        """The answer in three sentences."""
+        return answer(self.run, self.table, self.contrasts, self.power)
+
+    @cached_property
+    def paper(self) -> pd.DataFrame:
+        """Beside the paper's table."""
+        return paper_table(self.run, self.table)
+
+    @cached_property
     def latents(self) -> Latents:
+        """Maps and clusters."""
         return explore(self.run)
 
     @cached_property
+    def together(self) -> pd.DataFrame:
+        """Species that fall together."""
+        return together(self.latents.points)
+
+    @cached_property
     def encoders(self) -> pd.DataFrame:
-        return tables.encoders_table(self.run, self.latents.scores)
+        """The encoders, best first."""
+        return ranking.encoders_table(self.run, self.latents.scores)
+
+    @property
+    def encoder_statement(self) -> str:
+        """Which encoders do not beat the controls."""
+        return ranking.encoder_statement(self.encoders)
+
+    def write(self) -> None:
+        """Write `FILES` into the run's folder, those that have a row."""
+        for name, attribute in FILES.items():
+            frame: pd.DataFrame = getattr(self, attribute)
+            if len(frame):
+                (self.run.location / name).write_text(tables.to_csv(_joined(frame)))
+
+
+def _joined(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tuples of file names as text: a file name may hold a comma, seldom a bar."""
+    lists = [name for name in ("files", "other_files") if name in frame]
+    return frame.assign(**{name: frame[name].map("|".join) for name in lists})

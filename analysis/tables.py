@@ -1,20 +1,20 @@
-"""Table I and the encoders' table, and how they are written as CSV, Markdown and LaTeX."""
+"""Table I, and how it is written as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from analysis.latents import Scores
 from analysis.leaderboard import first_line, winners
-from analysis.load import CONTROLS, Run
+from analysis.load import Run
 from analysis.statistics import METRICS, CellScores, Draws, estimate, score_cells
 
 TEST_COLUMNS = [f"test_{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
-TABLE_I = ["variant", "label_ratio", "labels", "n", "repeats", "lr", *TEST_COLUMNS, "reason"]
+SPENT = ["trials", "search_epochs", "search_seconds", "final_epochs", "final_seconds"]
+TABLE_I = ["variant", "label_ratio", "labels", "n", "repeats", "lr", "valid_labels", *SPENT]
+TABLE_I += [*TEST_COLUMNS, "reason"]
 HEADINGS = {"loss": "Loss", "acc": "Accuracy", "f1": "F1", "precision": "Precision"}
 HEADINGS["recall"] = "Recall"
 
@@ -26,10 +26,11 @@ def table_i(run: Run, scored: tuple[Mapping[str, CellScores], Draws] | None = No
         scored: what `score_cells` gave for this run, where it is at hand.
 
     Returns:
-        ``variant label_ratio labels n repeats lr``, each test metric's mean over repeats with
-        ``_low`` and ``_high`` (95 %, crossed bootstrap), and ``reason``: why a row has no result,
-        or fewer repeats than configured. ``labels`` counts labelled training images. No row where
-        the configuration has no final evaluation (``evaluation.repeats: 0``).
+        `TABLE_I`: what was labelled, chosen and spent (epochs and seconds of the search and of
+        the final evaluation, summed), each test metric's mean over repeats with ``_low`` and
+        ``_high`` (95 %, crossed bootstrap), and ``reason``: why a row has no result, or fewer
+        repeats than configured. ``labels`` counts labelled training images. No row where the
+        configuration has no final evaluation (``evaluation.repeats: 0``).
 
     Raises:
         InputError: a record is torn, or its parts contradict each other.
@@ -43,13 +44,32 @@ def table_i(run: Run, scored: tuple[Mapping[str, CellScores], Draws] | None = No
     for cell, variant, ratio in run.cells:
         row = {"variant": variant, "label_ratio": ratio, "labels": labels.get(ratio)}
         row |= {"lr": lrs.get(cell), "repeats": 0, "n": None, "reason": reason(run, cell)}
+        row |= {"valid_labels": run.counts.get("valid"), **spent(run, cell)}
         if cell in scores:
             row |= {"n": scores[cell].images, "repeats": len(scores[cell].repeats)}
             row |= _estimates(scores[cell], draws)
         rows.append(row)
     frame = pd.DataFrame(rows, columns=TABLE_I)
-    frame[["labels", "n", "repeats"]] = frame[["labels", "n", "repeats"]].astype("Int64")
-    return frame.astype({"lr": "float64", **dict.fromkeys(TEST_COLUMNS, "float64")})
+    whole = ["labels", "n", "repeats", "valid_labels", "trials", "search_epochs", "final_epochs"]
+    return frame.astype(
+        {
+            **dict.fromkeys(whole, "Int64"),
+            **dict.fromkeys(["lr", "search_seconds", "final_seconds", *TEST_COLUMNS], "float64"),
+        }
+    )
+
+
+def spent(run: Run, cell: str) -> dict[str, float]:
+    """`SPENT`: seconds are of one training's own time, summed over those that ran side by side."""
+    trials = run.trials[run.trials["cell"] == cell]
+    final = run.evaluations[run.evaluations["cell"] == cell]
+    return {
+        "trials": len(trials),
+        "search_epochs": int(trials["epochs"].sum()),
+        "search_seconds": float(trials["seconds"].sum()),
+        "final_epochs": int(final["epochs"].sum()),
+        "final_seconds": float(final["seconds"].sum()),
+    }
 
 
 def _estimates(scores: CellScores, draws: Draws) -> dict[str, float]:
@@ -119,6 +139,7 @@ def caption(run: Run) -> str:
     parts = [
         f"Test set: mean over repeats with 95 % intervals, macro over {len(run.species)} species.",
         f"Labels: labelled training images, {validation_note(run)} (lr, epoch).",
+        "Epochs and seconds: spent by the search + by the final evaluation.",
         "Intervals: crossed bootstrap over repeats and test images, conditional on the chosen lr"
         + ("." if per_repeat(run) or not pretrained(run) else " and on the one shared encoder."),
     ]
@@ -133,29 +154,6 @@ def per_repeat(run: Run) -> bool:
 def pretrained(run: Run) -> bool:
     """Whether a variant of the study uses a pretrained encoder."""
     return bool({"B1", "B2"} & set(run.variants))
-
-
-def encoders_table(run: Run, scores: Mapping[str, Scores]) -> pd.DataFrame:
-    """The encoders, best first: by linear probe, then k-NN, then reconstruction error.
-
-    Args:
-        scores: what frozen features give, for each encoder of ``features/`` (`score_features`).
-
-    Returns:
-        ``encoder architecture objective images epochs loss seconds knn_acc probe_acc``: training
-        images, epochs, validation reconstruction loss, seconds, validation accuracies. The
-        controls ``random`` and ``pixels`` are rows without training; missing values are NaN.
-    """
-    made = run.encoders_made.drop(columns=["best_epoch", "repeat"]).drop_duplicates("encoder")
-    controls = [each for each in CONTROLS if each in scores and each not in set(made["encoder"])]
-    rows = pd.DataFrame({"encoder": controls}).reindex(columns=made.columns)
-    table = pd.concat([made, rows], ignore_index=True) if len(rows) else made.copy()
-    table[["images", "epochs"]] = table[["images", "epochs"]].astype("Int64")
-    for name in ("knn_acc", "probe_acc"):
-        found = [getattr(scores[e], name) if e in scores else np.nan for e in table["encoder"]]
-        table[name] = np.asarray(found, dtype=float)
-    order = ["probe_acc", "knn_acc", "loss"]
-    return table.sort_values(order, ascending=[False, False, True], ignore_index=True)
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -193,12 +191,15 @@ def to_latex(frame: pd.DataFrame, text: str) -> str:
 
 def readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of Table I as text: ``0.512 [0.471, 0.553]``."""
-    head = ["Variant", "Labelled", "Labels", "n", "Repeats", "lr", *HEADINGS.values(), "Note"]
+    head = ["Variant", "Labelled", "Labels", "n", "Repeats", "lr"]
+    head += ["Epochs", "Seconds", *HEADINGS.values(), "Note"]
     rows = []
     for row in frame.to_dict("records"):
         cells = [str(row["variant"]), f"{row['label_ratio']:g} %"]
         cells += ["–" if pd.isna(row[k]) else f"{row[k]}" for k in ("labels", "n", "repeats")]
         cells.append("–" if pd.isna(row["lr"]) else f"{row['lr']:.1e}")
+        cells.append(f"{row['search_epochs']:,} + {row['final_epochs']:,}")
+        cells.append(f"{row['search_seconds']:,.0f} + {row['final_seconds']:,.0f}")
         cells += [with_interval(row, f"test_{name}") for name in METRICS]
         rows.append([*cells, "" if pd.isna(row["reason"]) else str(row["reason"])])
     return head, rows

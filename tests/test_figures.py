@@ -6,12 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from records_example import write_run
 
-from analysis import figures, load, tables
+from analysis import course, errors, figures, load, tables
+from analysis.importance import importance
 from analysis.leaderboard import winners
 from analysis.load import Run
 
@@ -67,6 +69,83 @@ def test_lr_search_shows_states_and_the_chosen_lr(run: Run) -> None:
     assert len(failed.lines[-1].get_xdata()) == 6
 
 
+def test_lr_search_tells_at_which_rung_a_trial_was_stopped(run: Run) -> None:
+    shape = (run.metric, run.variants, [10, 100])
+    figure = figures.lr_search(run.trials, {}, *shape, course.rungs(run))
+    assert "stopped at epoch 3" in _texts(figure)
+    assert "stopped at epoch 9" not in _texts(figure)  # none was
+    late = run.trials.assign(epochs=run.trials["epochs"] + 6)
+    assert "stopped at epoch 9" in _texts(figures.lr_search(late, {}, *shape, course.rungs(run)))
+
+
+def test_rungs_over_time_has_a_line_a_trial_and_what_was_saved(run: Run) -> None:
+    figure = figures.rungs_over_time(run.epochs, run.trials, [3, 9], 20)
+    above, below = figure.axes
+    assert len(above.collections[0].get_paths()) == run.epochs["trial_id"].nunique()
+    ends = {line.get_marker(): len(line.get_xdata()) for line in above.lines if line.get_marker()}
+    states = run.trials["state"].value_counts()
+    assert (ends["v"], ends["o"], ends["x"]) == (states["PRUNED"], states["COMPLETE"], 0)
+    saved = course.savings(run.trials, 20)
+    without, trained = (line.get_ydata()[-1] for line in below.lines)
+    assert (trained, without) == (len(run.epochs), len(run.epochs) + saved.saved)
+
+
+def test_large_studies_give_small_figures() -> None:
+    """Ten thousand trials are an image, not ten thousand shapes."""
+    ids, epoch = np.repeat(np.arange(10_000).astype(str), 5), np.tile(np.arange(1, 6), 10_000)
+    ended = 1.7e9 + np.repeat(np.arange(10_000), 5) + epoch
+    epochs = pd.DataFrame({"trial_id": ids, "epoch": epoch, "ended": ended, "seconds": 1.0})
+    trials = pd.DataFrame({"trial_id": np.arange(10_000).astype(str), "state": "PRUNED"})
+    assert len(figures.to_svg(figures.rungs_over_time(epochs, trials, [3], 20))) < 1_000_000
+
+
+def test_importance_has_a_bar_a_share() -> None:
+    shares = pd.DataFrame({"factors": ["learning rate", "a × b"], "share": [0.998, 0.002]})
+    figure = figures.importance(shares)
+    assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([99.8, 0.2])
+    assert {"learning rate", "a × b", "100", "< 1"} <= set(_texts(figure))
+
+
+def test_occupancy_has_a_lane_a_node(run: Run) -> None:
+    done = course.work(run)
+    half = done.assign(node=["a", "<b>"] * (len(done) // 2) + ["a"] * (len(done) % 2))
+    texts = _texts(figures.occupancy(half))
+    assert [text.split(":")[0] for text in texts if "on average" in text] == ["<b>", "a"]
+    assert {"encoders", "search", "evaluation"} <= set(texts)
+    many = done.assign(node=[f"n{number % 40}" for number in range(len(done))])
+    assert sum("all 40 nodes" in text for text in _texts(figures.occupancy(many))) == 1
+    lane = figures.occupancy(done.head(1).assign(start=0.0, end=10.0)).axes[0]
+    assert lane.get_title(loc="left") == "10.0.0.1: 1.00 on average"
+
+
+def test_confused_pairs_show_both_species_images(run: Run) -> None:
+    pairs = errors.most_confused(run.predictions[run.predictions["cell"] == "B2@100"], top=2)
+    asked: list[str] = []
+
+    def picture(file: str) -> np.ndarray | None:
+        asked.append(file)
+        return None if len(asked) == 1 else np.full((4, 4, 3), 90, dtype=np.uint8)
+
+    figure = figures.confused_pairs(pairs, picture)
+    assert asked == [file for row in pairs.itertuples() for file in (*row.files, *row.like)]
+    assert sum(len(axes.images) for axes in figure.axes) == len(asked) - 1
+    texts = _texts(figure)
+    assert "is gone" in " ".join(texts)
+    first = pairs.iloc[0]
+    start = f"{figures.shorten(first['true'])}, taken {first['times']:,} of {first['of']:,}"
+    assert any(text.startswith(start) for text in texts)
+    figures.to_svg(figures.confused_pairs(pairs.head(0), picture))
+
+
+def test_reliability_shows_the_bins_and_the_error(run: Run) -> None:
+    table = errors.calibration(run.predictions)
+    figure = figures.reliability(table)
+    assert list(figure.axes[0].lines[-1].get_ydata()) == list(table["accuracy"])
+    assert [bar.get_height() for bar in figure.axes[1].patches] == list(table["predictions"])
+    assert f"ECE {errors.calibration_error(table):.3f}" in _texts(figure)
+    assert "no predictions" in _texts(figures.reliability(table.head(0)))
+
+
 def test_names_are_shown_as_text(run: Run) -> None:
     """A species may be called like markup, mathematics, or what matplotlib hides."""
     rows = run.predictions[run.predictions["cell"] == "B2@100"]
@@ -94,6 +173,9 @@ def test_texts_do_not_overlap(run: Run) -> None:
         figures.confusion(rows, run.species),
         figures.autoencoder_loss(run.encoder_epochs),
         figures.lr_search(run.trials, {}, run.metric, run.variants, [10, 100]),
+        figures.rungs_over_time(run.epochs, run.trials, [3, 9], 20),
+        figures.occupancy(course.work(run)),
+        figures.reliability(errors.calibration(run.predictions)),
     ):
         figure.draw_without_rendering()
         for axes in figure.axes:
@@ -116,4 +198,7 @@ def test_empty_tables_give_empty_axes(run: Run) -> None:
     none = run.trials.head(0)
     figures.to_svg(figures.lr_search(none, {}, run.metric, ["A"], [10]))
     figures.to_svg(figures.learning_curves(run.epochs.head(0), {}, run.metric, ["A"], [10]))
+    figures.to_svg(figures.rungs_over_time(run.epochs.head(0), none, [3], 20))
+    figures.to_svg(figures.occupancy(course.work(run).head(0)))
+    figures.to_svg(figures.importance(importance(none, run.metric).shares))
     figures.to_svg(figures.label_efficiency(pd.DataFrame(tables.table_i(run).head(0))))

@@ -12,10 +12,10 @@ import yaml
 from records_example import write_run
 
 from analysis import load, tables
-from analysis.latents import Scores
 from data.storage import InputError
 
-COLUMNS = "variant label_ratio labels n repeats lr " + " ".join(
+COLUMNS = "variant label_ratio labels n repeats lr valid_labels trials search_epochs "
+COLUMNS += "search_seconds final_epochs final_seconds " + " ".join(
     f"test_{name}{end}"
     for name in ("loss", "acc", "f1", "precision", "recall")
     for end in ("", "_low", "_high")
@@ -48,6 +48,20 @@ def test_values_are_the_means_of_the_evaluations_inside_their_intervals(tmp_path
         for name in ("test_loss", "test_acc", "test_f1", "test_precision", "test_recall"):
             assert row[name] == pytest.approx(expected[name], abs=1e-6)
             assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+
+
+def test_a_row_says_what_was_spent_and_how_many_labels_chose(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", ratios=(10,), trials=5, encoders=0))
+    table = tables.table_i(run).set_index("variant")
+    assert set(table["valid_labels"]) == {200}
+    assert set(table["trials"]) == {5}
+    for variant, row in table.iterrows():
+        trials = run.trials[run.trials["variant"] == variant]
+        final = run.evaluations[run.evaluations["variant"] == variant]
+        assert row["search_epochs"] == trials["epochs"].sum()
+        assert row["search_seconds"] == pytest.approx(trials["seconds"].sum())
+        assert row["final_epochs"] == final["epochs"].sum()
+        assert row["final_seconds"] == pytest.approx(final["seconds"].sum())
 
 
 def test_a_cell_without_result_says_why(tmp_path: Path) -> None:
@@ -112,17 +126,6 @@ def test_csv_reads_back_as_it_was(tmp_path: Path) -> None:
     assert list(back) == list(table)
     assert back["test_acc"].to_numpy() == pytest.approx(table["test_acc"].to_numpy(), nan_ok=True)
     assert back.loc[0, "reason"] == table.loc[0, "reason"]
-
-
-def test_encoders_are_ranked_by_probe_beside_the_controls(tmp_path: Path) -> None:
-    run = load(write_run(tmp_path / "run", ratios=(10,), encoders=2))
-    scores = {"unet-0000": Scores(0.5, 0.4), "unet-0001": Scores(0.4, 0.6)}
-    scores["random"] = Scores(0.3, 0.5)
-    table = tables.encoders_table(run, scores)
-    columns = "encoder architecture objective images epochs loss seconds knn_acc probe_acc"
-    assert list(table) == columns.split()
-    assert list(table["encoder"]) == ["unet-0001", "random", "unet-0000"]
-    assert table.loc[1, ["architecture", "images", "loss"]].isna().all()
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 torn", b"\x00" * 100])

@@ -1,0 +1,59 @@
+"""Numbers of a frame as cells of a table on the page, each with the key it is traced by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.page import Cell
+
+Values = Mapping[Any, Any]
+NONE = "–"
+
+
+def word(value: object, style: str = "t") -> Cell:
+    """A text, set to the left; a dash where it is missing."""
+    return Cell(NONE if value is None or pd.isna(value) else str(value), style)  # type: ignore[call-overload]
+
+
+def value(row: Values, name: str, form: str, key: str, scale: float = 1.0) -> Cell:
+    """A number of a row, times ``scale``; a dash where it is missing, none where it is infinite."""
+    found = row.get(name)
+    if found is None or pd.isna(found):
+        return Cell(NONE)
+    text = "none" if abs(found) == float("inf") else format(found * scale, form)
+    return Cell(minus(text), key=f"{key} {name}")
+
+
+def with_interval(row: Values, name: str, form: str, key: str, scale: float = 1.0) -> Cell:
+    """A number, and under it the interval of ``name_low`` and ``name_high``."""
+    cell = value(row, name, form, key, scale)
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    if not cell.key or low is None or pd.isna(low) or pd.isna(high):
+        return cell
+    ends = f"{_end(low * scale, form)} to {_end(high * scale, form)}"
+    return Cell(cell.text, key=cell.key, small=minus(ends))
+
+
+def _end(number: float, form: str) -> str:
+    return "more" if number == float("inf") else format(number, form)
+
+
+def ratio(row: Values, key: str, labels: object = None) -> Cell:
+    """A label ratio, and under it the labelled images."""
+    small = "" if labels is None or pd.isna(labels) else f"{labels:,.0f}"  # type: ignore[call-overload]
+    return Cell(f"{row['label_ratio']:g}\xa0%", key=f"{key} label_ratio", small=small)
+
+
+def p_value(row: Values, name: str, key: str) -> Cell:
+    """A p-value, as ``< 0.001`` where it is smaller."""
+    found = row[name]
+    text = "<\xa00.001" if found < 0.001 else f"{found:.3f}"
+    return Cell(NONE if pd.isna(found) else text, key=f"{key} {name}")
+
+
+def minus(text: str) -> str:
+    """Hyphens before a digit as minus signs."""
+    return text.replace("-", "−")

@@ -1,0 +1,102 @@
+"""What the page's charts show, as plain data for the scripts in ``static``.
+
+Species and files are told apart by their places in lists, so that each name is in the page once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import VARIANT_NAMES, VARIANT_STYLE
+from analysis.leaderboard import METRIC_NAMES, first_line, leaderboard, winners
+from analysis.load import Run
+from analysis.statistics import METRICS
+from analysis.thumbnails import MOST, SIZE, Thumbnails
+
+Data = dict[str, Any]
+OTHER_COLOUR = "#d55e00"
+
+
+def efficiency(table: pd.DataFrame) -> Data:
+    """Each test metric against labels, with its interval, a list a variant.
+
+    Args:
+        table: Table I.
+    """
+    known = table[table["test_acc"].notna() & table["labels"].notna()]
+    lines = []
+    for variant, rows in known.groupby("variant"):
+        points = {"ratio": rows["label_ratio"].tolist(), "labels": rows["labels"].tolist()}
+        for metric in METRICS:
+            ends = [_numbers(rows[f"test_{metric}{end}"]) for end in ("", "_low", "_high")]
+            points[metric] = list(map(list, zip(*ends, strict=True)))
+        lines.append(_style(str(variant)) | points)
+    return {"lines": lines}
+
+
+def _style(variant: str) -> Data:
+    colour = VARIANT_STYLE.get(variant, (OTHER_COLOUR, "v"))[0]
+    name = VARIANT_NAMES.get(variant, variant)
+    return {"variant": variant, "name": name, "colour": colour}
+
+
+def trials(run: Run) -> Data:
+    """Every trial, best first, a list a column; a missing value is null.
+
+    Scores have the four digits that are shown, so that 10,000 trials are not half the page.
+    """
+    ranked = leaderboard(run.trials, run.metric)
+    chosen = set(winners(run.trials, run.metric)["trial_id"])
+    columns: Data = {name: ranked[name].tolist() for name in ("trial_id", "cell", "state")}
+    for name in ("lr", "epochs", "best_epoch"):
+        columns[name] = _numbers(ranked[name])
+    for name in ("val_f1", "val_acc", "val_loss", "seconds"):
+        columns[name] = _numbers(ranked[name].astype(float).round(4))
+    columns["chosen"] = [trial in chosen for trial in columns["trial_id"]]
+    columns["error"] = [first_line(error) for error in ranked["error"]]
+    cells = [{"cell": c, "variant": v, "ratio": r} for c, v, r in run.cells]
+    names = {"metric": run.metric, "metric_name": METRIC_NAMES[run.metric]}
+    styles = [_style(variant) for variant in run.variants]
+    return {"columns": columns, "cells": cells, "variants": styles, **names}
+
+
+def latent_map(points: pd.DataFrame, thumbnails: Thumbnails) -> Data:
+    """Every encoder's map of the same images.
+
+    Args:
+        points: ``latents.parquet``; of more than 3,000 images a fixed random part is kept.
+    """
+    images = shown_images(points)
+    species = sorted(images["species"].unique())
+    maps = []
+    for encoder, rows in points.groupby("encoder", sort=False):
+        of = rows.set_index("file").loc[images["file"]]
+        plane = {"x": _numbers(of["x"].round(2)), "y": _numbers(of["y"].round(2))}
+        maps.append({"encoder": encoder, **plane, "cluster": of["cluster"].tolist()})
+    return {
+        "maps": maps,
+        "files": images["file"].tolist(),
+        "splits": images["split"].tolist(),
+        "species": species,
+        "of": pd.Index(species).get_indexer(pd.Index(images["species"])).tolist(),
+        "total": int(points["file"].nunique()),
+        "thumbs": [thumbnails.place.get(file, -1) for file in images["file"]],
+        "columns": thumbnails.columns,
+        "size": SIZE,
+    }
+
+
+def shown_images(points: pd.DataFrame) -> pd.DataFrame:
+    """``file split species`` of the images on the map, sorted by species and file."""
+    images = points[["file", "split", "species"]].drop_duplicates("file")
+    if len(images) > MOST:
+        images = images.sample(MOST, random_state=0)
+    return images.sort_values(["species", "file"], ignore_index=True)
+
+
+def _numbers(column: pd.Series) -> list[float | None]:
+    values = column.to_numpy(dtype=float, na_value=np.nan)
+    return [float(value) if np.isfinite(value) else None for value in values]

@@ -1,0 +1,285 @@
+"""Two studies, cell by cell: what the second scored on its test images, minus what the first did.
+
+Where both have the same test images, and the same seeds (which draw labels, weights and batches),
+the difference is taken image by image and seed by seed. Otherwise each score has its own draws,
+the interval is wider, and what differs by the images counts as a difference between the studies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.leaderboard import METRIC_NAMES, winners
+from analysis.load import Run
+from analysis.statistics import (
+    CellScores,
+    Draws,
+    Estimate,
+    Spread,
+    difference,
+    estimate,
+    holm,
+    score_cells,
+    spread_of,
+)
+
+_TEST_NAMES = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precision"}
+_TEST_NAMES |= {"recall": "macro recall", "loss": "loss"}
+_SCORED = ["first", "first_low", "first_high", "second", "second_low", "second_high"]
+COLUMNS = ["cell", "variant", "label_ratio", *_SCORED, "difference", "low", "high", "p", "p_holm"]
+COLUMNS += ["paired", "repeats", "n", "first_lr", "second_lr", "first_val", "second_val"]
+_NOT_THE_STUDY = ("name", "resources", "tracking")  # of the configuration
+
+Scored = tuple[Mapping[str, CellScores], Draws]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two studies side by side.
+
+    Attributes:
+        first, second: where they lie.
+        metric: acc, f1, precision, recall or loss, on the test images.
+        validation: the search's metric, where both have the same; else None.
+        unpaired: why differences are not paired; None where they are.
+        changed: what the configurations and data differ in: key to both values.
+        table: `COLUMNS`, a row a cell of either: scores with 95 % intervals, ``difference`` of
+            the means (second minus first) with ``low``, ``high``, its p-value, the same after
+            Holm over the rows, whether it is ``paired``, the number of ``repeats`` that it is
+            over (the smaller one, if unpaired), test images ``n`` (likewise), the chosen lr, and
+            the best validation score of a COMPLETE trial. What is not there is missing.
+    """
+
+    first: str
+    second: str
+    metric: str
+    validation: str | None
+    unpaired: str | None
+    changed: dict[str, tuple[object, object]]
+    table: pd.DataFrame
+
+
+def compare(first: Run, second: Run, metric: str = "acc") -> Comparison:
+    """Compare two studies, finished or not.
+
+    Args:
+        metric: acc, f1, precision, recall or loss.
+
+    Raises:
+        InputError: a record of one is torn, or its parts contradict each other.
+    """
+    reason = why_unpaired(first, second)
+    scored = _scored_apart(first, second) if reason else _scored_together(first, second)
+    cells = dict.fromkeys(sorted([*first.cells, *second.cells], key=lambda c: (c[2], c[1])))
+    rows = [{"cell": c, "variant": v, "label_ratio": r} for c, v, r in cells]
+    for row in rows:
+        pair = scored[0][0].get(str(row["cell"])), scored[1][0].get(str(row["cell"]))
+        row |= _scores(pair, scored, metric) | _difference(pair, scored, metric, not reason)
+    validation = first.metric if first.metric == second.metric else None
+    _add_search(rows, first, second, validation)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    known = table["p"].notna()
+    table.loc[known, "p_holm"] = holm(table.loc[known, "p"].tolist())
+    table[["repeats", "n"]] = table[["repeats", "n"]].astype("Int64")
+    names = (str(first.location), str(second.location))
+    return Comparison(*names, metric, validation, reason, changes(first, second), table)
+
+
+def why_unpaired(first: Run, second: Run) -> str | None:
+    """Why the two cannot be compared image by image and seed by seed; None where they can."""
+    prints = [run.study["data"].get("fingerprint") for run in (first, second)]
+    if not prints[0] or prints[0] != prints[1]:
+        return "other images"
+    if set(first.predictions["file"]) != set(second.predictions["file"]):
+        return "other test images"
+    seeds = [run.evaluations.set_index(["cell", "repeat"])["seed"] for run in (first, second)]
+    shared = seeds[0].index.intersection(seeds[1].index)
+    if not (seeds[0][shared] == seeds[1][shared]).all():
+        return "other seeds"
+    return None
+
+
+def _scored_together(first: Run, second: Run) -> tuple[Scored, Scored]:
+    """Both on the same draws of test images."""
+    runs = {"1 ": first.predictions, "2 ": second.predictions}
+    parts = [frame.assign(cell=mark + frame["cell"]) for mark, frame in runs.items()]
+    scores, draws = score_cells(pd.concat(parts, ignore_index=True), first.species)
+    of_first, of_second = (
+        {name.removeprefix(mark): each for name, each in scores.items() if name.startswith(mark)}
+        for mark in runs
+    )
+    return (of_first, draws), (of_second, draws)
+
+
+def _scored_apart(first: Run, second: Run) -> tuple[Scored, Scored]:
+    return (
+        score_cells(first.predictions, first.species, seed=0),
+        score_cells(second.predictions, second.species, seed=1),
+    )
+
+
+def _scores(
+    pair: tuple[CellScores | None, ...], scored: tuple[Scored, Scored], metric: str
+) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, scores, (_, draws) in zip(("first", "second"), pair, scored, strict=True):
+        if scores is not None:
+            found = estimate(scores, metric, draws)
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return row
+
+
+def _difference(
+    pair: tuple[CellScores | None, ...], scored: tuple[Scored, Scored], metric: str, same: bool
+) -> dict[str, Any]:
+    first, second = pair
+    if first is None or second is None:
+        return {}
+    shared = set(first.repeats) & set(second.repeats)
+    paired = same and bool(shared)
+    if paired:
+        found, p_value = difference(second, first, metric, scored[0][1])
+    else:
+        draws = (scored[0][1], scored[1][1])
+        found, p_value = unpaired_difference(first, second, metric, draws)
+    repeats = len(shared) if paired else min(len(first.repeats), len(second.repeats))
+    row = {"difference": found.value, "low": found.low, "high": found.high, "p": p_value}
+    return row | {"paired": paired, "repeats": repeats, "n": min(first.images, second.images)}
+
+
+def unpaired_difference(
+    first: CellScores, second: CellScores, metric: str, draws: tuple[Draws, Draws]
+) -> tuple[Estimate, float]:
+    """Second minus first where each was drawn on its own, and its two-sided p-value.
+
+    Args:
+        draws: of the first and of the second, by different seeds.
+    """
+    one, other = (
+        spread_of(each, metric, own) for each, own in zip((first, second), draws, strict=True)
+    )
+    found = minus(other, one)
+    return Estimate(found.value, *found.interval()), found.p_value()
+
+
+def minus(one: Spread, other: Spread) -> Spread:
+    """Two independent means' difference; degrees of freedom by Welch (Biometrika 34, 1947)."""
+    sd = math.hypot(one.sd, other.sd)
+    if sd == 0:
+        return Spread(one.value - other.value, np.zeros_like(one.shape), 0.0, one.freedom)
+    shape = (one.sd * one.shape - other.sd * other.shape) / sd
+    freedom = sd**4 / (one.sd**4 / one.freedom + other.sd**4 / other.freedom)
+    return Spread(one.value - other.value, shape, sd, freedom)
+
+
+def _add_search(
+    rows: list[dict[str, Any]], first: Run, second: Run, validation: str | None
+) -> None:
+    for name, run in (("first", first), ("second", second)):
+        won = winners(run.trials, run.metric)
+        for row in rows:
+            if row["cell"] in won.index:
+                row[f"{name}_lr"] = won.loc[row["cell"], "lr"]
+                row[f"{name}_val"] = won.loc[row["cell"], validation] if validation else np.nan
+
+
+def changes(first: Run, second: Run) -> dict[str, tuple[object, object]]:
+    """What the two differ in, of configuration, data and commit: dotted key to both values."""
+    found = {}
+    trees = [dict(_flat(_described(run))) for run in (first, second)]
+    for key in dict.fromkeys([*trees[0], *trees[1]]):
+        values = trees[0].get(key), trees[1].get(key)
+        if values[0] != values[1]:
+            found[key] = values
+    return found
+
+
+def _described(run: Run) -> dict[str, Any]:
+    config = {name: part for name, part in run.config.items() if name not in _NOT_THE_STUDY}
+    data = {"data fingerprint": run.study["data"].get("fingerprint")}
+    return config | data | {"commit": run.study.get("commit")}
+
+
+def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def to_json(compared: Comparison) -> str:
+    """The whole comparison as one object, its table a list of objects; missing is null."""
+    names = ("first", "second", "metric", "validation", "unpaired")
+    whole: dict[str, Any] = {name: getattr(compared, name) for name in names}
+    whole["changed"] = {key: list(values) for key, values in compared.changed.items()}
+    whole["cells"] = json.loads(compared.table.to_json(orient="records", double_precision=15))
+    return json.dumps(whole, indent=1, ensure_ascii=False, default=str)
+
+
+def to_csv(compared: Comparison) -> str:
+    """The table, comma-separated; missing is empty."""
+    return str(compared.table.to_csv(index=False, lineterminator="\n"))
+
+
+def render(compared: Comparison) -> str:
+    """The comparison for the terminal."""
+    lines = [f"first   {compared.first}", f"second  {compared.second}"]
+    lines += [f"  {key}: {_cut(a)} → {_cut(b)}" for key, (a, b) in compared.changed.items()]
+    kind = (
+        f"not paired ({compared.unpaired})"
+        if compared.unpaired
+        else "paired by test image and seed"
+    )
+    metric = _TEST_NAMES[compared.metric]
+    lines += ["", f"Test {metric}, 95 % intervals; differences are second − first, {kind}."]
+    lines.append(f"p: after Holm over {compared.table['p'].notna().sum()} cells.")
+    head = ["cell", "first", "second", "difference", "p"]
+    if compared.validation:
+        head.append(f"validation {METRIC_NAMES[compared.validation]}")
+    rows = [_texts(row)[: len(head)] for row in compared.table.to_dict("records")]
+    widest = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines.append("")
+    for row in (head, *rows):
+        cells = [text.ljust(wide) for text, wide in zip(row, widest, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _cut(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _texts(row: Mapping[Any, Any]) -> list[str]:
+    texts = [str(row["cell"]), *(_interval(row, name) for name in ("first", "second"))]
+    texts += [_difference_text(row), _p_text(row["p_holm"])]
+    values = (row["first_val"], row["second_val"])
+    return [*texts, " → ".join("–" if pd.isna(value) else f"{value:.3f}" for value in values)]
+
+
+def _difference_text(row: Mapping[Any, Any]) -> str:
+    if row["difference"] == row["low"] == row["high"] == 0:
+        return "the same"
+    ends = {"difference_low": row["low"], "difference_high": row["high"]}
+    return _interval({**row, **ends}, "difference", "+")
+
+
+def _p_text(value: float) -> str:
+    if pd.isna(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _interval(row: Mapping[Any, Any], name: str, sign: str = "") -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if pd.isna(value):
+        return "–"
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]".replace("-", "−")

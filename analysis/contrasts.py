@@ -1,0 +1,137 @@
+"""What is compared with what, and how sure the differences are.
+
+A contrast is a pair of cells of the same ratio, or of linear probes of two kinds of features. A
+difference is decided where its p-value, after Holm over all ratios and contrasts, is under 0.05.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import cell_name
+from analysis.statistics import CellScores, Draws, Estimate, Paired, compare, holm, pair
+
+SURE = 0.05
+SMALL = 0.02
+"""The smallest interesting difference in accuracy: 2 points."""
+PROBE = "probe: "
+"""What the names of probes' contrasts begin with."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One minus other.
+
+    Attributes:
+        one, other: variants, or names of probed features.
+        effect: what the difference is due to.
+        descriptive: they differ in more than one thing.
+        probe: of linear probes, not of networks.
+    """
+
+    one: str
+    other: str
+    effect: str
+    descriptive: bool = False
+    probe: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{PROBE if self.probe else ''}{self.one}−{self.other}"
+
+
+CONTRASTS = (
+    Contrast("B2", "B0", "pretraining"),
+    Contrast("B2", "B1", "fine-tuning"),
+    Contrast("B2", "A", "the whole of B2 against A", descriptive=True),
+    Contrast("pretrained", "random", "pretraining a frozen encoder", probe=True),
+    Contrast("pretrained", "pixels", "a pretrained encoder against raw pixels", probe=True),
+)
+EFFECTS = {contrast.name: contrast.effect for contrast in CONTRASTS}
+COLUMNS = ["contrast", "effect", "descriptive", "label_ratio", "metric", "difference", "low"]
+COLUMNS += ["high", "p", "p_holm", "verdict", "repeats", "n"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All that is compared, by contrast and ratio, on the same draws."""
+
+    found: dict[tuple[Contrast, int], Paired]
+    draws: Draws
+    metric: str = "acc"
+
+
+def pairs(
+    scores: Mapping[str, CellScores], draws: Draws, ratios: Sequence[int], metric: str = "acc"
+) -> Pairs:
+    """Pair the cells of every contrast, wherever both have a result and share a repeat.
+
+    Args:
+        scores: by ``VARIANT@RATIO``, and by ``FEATURES@RATIO`` of the probes.
+        ratios: label ratios, percent.
+    """
+    found = {}
+    for contrast in CONTRASTS:
+        for ratio in sorted(ratios):
+            both = [scores.get(cell_name(each, ratio)) for each in (contrast.one, contrast.other)]
+            one, other = both
+            if one and other and set(one.repeats) & set(other.repeats):
+                found[contrast, ratio] = pair(one, other, metric)
+    return Pairs(found, draws, metric)
+
+
+def contrasts(compared: Pairs) -> pd.DataFrame:
+    """Every difference, with its interval, p-values and verdict: `COLUMNS`, docs/RECORDS.md."""
+    frame = pd.DataFrame(_rows(compared), columns=[c for c in COLUMNS if c != "verdict"])
+    frame["p_holm"] = holm(frame["p"].tolist())
+    frame["verdict"] = [verdict(row) for row in frame.to_dict("records")]
+    return frame.astype({"descriptive": bool})[COLUMNS]
+
+
+def _rows(compared: Pairs) -> Iterator[tuple[object, ...]]:
+    for (contrast, ratio), paired in compared.found.items():
+        found, p_value = compare(paired, compared.draws)
+        low, high = max(found.low, -1.0), min(found.high, 1.0)
+        key = (contrast.name, contrast.effect, contrast.descriptive, ratio, compared.metric)
+        counts = (len(paired.repeats), paired.images)
+        yield (*key, found.value, low, high, p_value, np.nan, *counts)
+
+
+def verdict(row: Mapping[object, float]) -> str:
+    """``higher``, ``lower``, ``under 2 points`` or ``not decided``."""
+    if row["p_holm"] < SURE:
+        return "higher" if row["difference"] > 0 else "lower"
+    return "under 2 points" if row["low"] > -SMALL and row["high"] < SMALL else "not decided"
+
+
+def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int, int] | None:
+    """How much larger a contrast is at the lowest ratio than at the highest.
+
+    Returns:
+        The difference of the differences with its p-value, and the two ratios; None where there
+        are not two ratios that share a repeat.
+    """
+    of_name = {
+        ratio: each for (contrast, ratio), each in compared.found.items() if contrast.name == name
+    }
+    if len(of_name) < 2:
+        return None
+    few, many = min(of_name), max(of_name)
+    shared = tuple(sorted(set(of_name[few].repeats) & set(of_name[many].repeats)))
+    if not shared:
+        return None
+    value, drawn = (
+        _at(of_name[few], kind, shared) - _at(of_name[many], kind, shared)
+        for kind in ("value", "drawn")
+    )
+    both = Paired(value, drawn, shared, of_name[few].images)
+    return (*compare(both, compared.draws), few, many)
+
+
+def _at(paired: Paired, kind: str, repeats: Sequence[int]) -> np.ndarray:
+    values: np.ndarray = getattr(paired, kind)
+    return values[[paired.repeats.index(repeat) for repeat in repeats]]

@@ -1,0 +1,127 @@
+"""The course of a study over time: what early stopping saved, and how busy its machines were.
+
+Times are seconds since 1970 (UTC) by the clock of the machine that did the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import Run
+
+UNKNOWN = "node not recorded"
+KINDS = ("encoders", "search", "evaluation")
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What stopping trials early saved.
+
+    Attributes:
+        trials: that have ended, failed ones left out.
+        stopped: of them, by a rung.
+        trained: epochs of all of them.
+        saved: epochs that the stopped ones had left. At most so many: without rungs, patience
+            would have ended some of them as well.
+    """
+
+    trials: int
+    stopped: int
+    trained: int
+    saved: int
+
+    @property
+    def share(self) -> float:
+        """Of the epochs without rungs, in [0, 1]; NaN before the first epoch."""
+        return self.saved / whole if (whole := self.trained + self.saved) else float("nan")
+
+
+def savings(trials: pd.DataFrame, max_epochs: int) -> Savings:
+    """What ASHA saved against training every trial to the end.
+
+    Args:
+        trials: as ``trials.parquet``.
+        max_epochs: ``training.max_epochs``.
+    """
+    ended = trials[trials["state"].isin(["COMPLETE", "PRUNED"])]
+    stopped = ended[ended["state"] == "PRUNED"]
+    left = (max_epochs - stopped["epochs"]).clip(lower=0)
+    trained = int(ended["epochs"].sum())
+    return Savings(len(ended), len(stopped), trained, int(left.sum()))
+
+
+def rungs(run: Run) -> list[int]:
+    """The epochs at which ASHA judged the trials of each cell; none without ASHA."""
+    search = run.config.get("search", {})
+    if search.get("scheduler") != "asha":
+        return []
+    found, milestone = [], int(search["grace_period"])
+    while milestone < max_epochs(run):
+        found.append(milestone)
+        milestone *= int(search["reduction_factor"])
+    return found
+
+
+def max_epochs(run: Run) -> int:
+    """The most epochs that a trial may train."""
+    return int(run.config["training"]["max_epochs"])
+
+
+def work(run: Run) -> pd.DataFrame:
+    """When each epoch of the study was trained, and where.
+
+    Returns:
+        ``node kind start end``, a row an epoch whose end is known: ``kind`` is one of `KINDS`.
+        Where a record does not say on which node, that is the study's only one, or `UNKNOWN`.
+    """
+    nodes = run.trials.set_index("trial_id")["node"]
+    only = pd.unique(nodes.dropna())
+    default = str(only[0]) if len(only) == 1 else UNKNOWN
+    parts = [
+        _intervals("encoders", run.encoder_epochs, None),
+        _intervals("search", run.epochs, run.epochs["trial_id"].map(nodes)),
+        _intervals("evaluation", run.evaluation_epochs, None),
+    ]
+    found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return found.assign(node=found["node"].fillna(default).astype("str"))
+
+
+def _intervals(kind: str, epochs: pd.DataFrame, nodes: pd.Series | None) -> pd.DataFrame:
+    known = epochs[epochs["ended"].notna() & epochs["seconds"].notna()]
+    node = pd.Series(np.nan, known.index, dtype=object) if nodes is None else nodes[known.index]
+    start = known["ended"] - known["seconds"]
+    return pd.DataFrame({"node": node, "kind": kind, "start": start, "end": known["ended"]})
+
+
+def busy(work: pd.DataFrame, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """How many epochs were trained at the same time, for each kind of work.
+
+    Args:
+        work: rows of `work`, of one node say.
+        edges: of T bins of time, (T + 1,), rising.
+
+    Returns:
+        For each of `KINDS`, the mean number over each bin, (T,).
+    """
+    result = {}
+    for kind in KINDS:
+        rows = work[work["kind"] == kind]
+        start, end = rows["start"].to_numpy(), rows["end"].to_numpy()
+        result[kind] = np.diff(_done_by(edges, start, end)) / np.diff(edges)
+    return result
+
+
+def _done_by(times: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Seconds of the intervals that lie before each time."""
+    return _since(times, start) - _since(times, end)
+
+
+def _since(times: np.ndarray, begun: np.ndarray) -> np.ndarray:
+    """The sum over all that had begun, of the seconds since then."""
+    order = np.sort(begun)
+    number = np.searchsorted(order, times)
+    sums = np.concatenate([[0.0], np.cumsum(order - times[0])])
+    return number * (times - times[0]) - sums[number]

@@ -1,0 +1,126 @@
+"""How every figure looks, and how it is written as SVG and PNG.
+
+Colours are Okabe & Ito's (jfly.uni-koeln.de/color), which differ to the colour-blind; no figure
+tells things apart by colour alone. Figures have no background, and ink of one known colour, so
+that a page can show the same SVG in light and in dark.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK, FAINT = "#1b2733", "#b9c2cb"
+ORANGE, SKY, GREEN, BLUE = "#e69f00", "#56b4e9", "#009e73", "#0072b2"
+RED, PINK, GREY = "#d55e00", "#cc79a7", "#8a949e"
+VARIANT_STYLE = {"A": (PINK, "s"), "B0": (ORANGE, "^"), "B1": (GREEN, "D"), "B2": (BLUE, "o")}
+VARIANT_NAMES = {
+    "A": "A: from scratch",
+    "B0": "B0: B2's network, random weights",
+    "B1": "B1: pretrained, frozen",
+    "B2": "B2: pretrained, fine-tuned",
+}
+
+_STYLE: Any = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a species may be named $x$
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.unicode_minus": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "hatch.color": "white",
+    "hatch.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mariposa",
+}
+
+
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[Figure]:
+    """A new figure, in inches, that is filled in the project's style."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def plain_axes(figure: Figure, place: Any = 111) -> Axes:
+    """Axes without a background; ``place`` as `Figure.add_subplot` takes it."""
+    axes = figure.add_subplot(place)
+    axes.patch.set_alpha(0)
+    return axes
+
+
+def horizontal_grid(axes: Axes) -> None:
+    """Faint lines behind the data."""
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+
+
+def cell_grid(
+    figure: Figure, variants: Sequence[str], ratios: Sequence[int]
+) -> dict[tuple[str, int], Axes]:
+    """Axes a cell, variants down and ratios across, with shared scales."""
+    many = figure.subplots(len(variants), len(ratios), sharex=True, sharey=True, squeeze=False)
+    cells = {}
+    for row, variant in enumerate(variants):
+        for column, ratio in enumerate(ratios):
+            axes = many[row, column]
+            axes.patch.set_alpha(0)
+            horizontal_grid(axes)
+            axes.tick_params(length=2)
+            axes.set_title(f"{variant} @ {ratio:g} %")
+            cells[variant, ratio] = axes
+    return cells
+
+
+def cell_grid_size(variants: Sequence[str], ratios: Sequence[int]) -> tuple[float, float]:
+    """Inches that `cell_grid` needs."""
+    return max(4.5, 1.1 + 1.7 * len(ratios)), 1.0 + 1.4 * len(variants)
+
+
+def variant_style(variant: str) -> tuple[str, str]:
+    """A variant's colour and marker."""
+    return VARIANT_STYLE.get(variant, (RED, "v"))
+
+
+def shorten(name: str, length: int = 26) -> str:
+    """A name that fits beside a plot."""
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as SVG, its text as text."""
+    sink = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(sink, format="svg", facecolor="none", metadata={"Date": None})
+    return sink.getvalue()
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG on white, 160 dots an inch."""
+    sink = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(sink, format="png", dpi=160, facecolor="white")
+    return sink.getvalue()

@@ -1,0 +1,118 @@
+"""Labels saved: how many labels the network from random weights needs for what a pretrained one
+reaches with few.
+
+A variant's curve is its test accuracy against the logarithm of its labels, made monotone by pool
+adjacent violators (Ayer et al., Ann. Math. Stat. 26, 1955) and linear between the studied ratios.
+The interval comes from the draws of `analysis.statistics.Spread`, the same for all cells: in each,
+the curve and the accuracy to be reached move together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import cell_name
+from analysis.statistics import CellScores, Draws, spread_of
+
+PAIRS = (("B2", "B0"), ("B1", "B0"))
+COLUMNS = ["variant", "baseline", "label_ratio", "labels", "acc", "needed", "needed_low"]
+COLUMNS += ["needed_high", "saved", "saved_low", "saved_high", "bound"]
+
+
+def labels_saved(
+    scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int]
+) -> pd.DataFrame:
+    """`COLUMNS`, docs/RECORDS.md: a row a pair of variants and ratio.
+
+    Args:
+        scores: by cell.
+        labels: labelled images at each ratio.
+    """
+    rows = []
+    for variant, baseline in PAIRS:
+        curve = _curve(scores, draws, labels, baseline)
+        if curve is None:
+            continue
+        counts, values, drawn = curve
+        for ratio in sorted(labels):
+            cell = scores.get(cell_name(variant, ratio))
+            if cell is not None:
+                key = (variant, baseline, ratio, labels[ratio])
+                found = _row(cell, draws, counts, values, drawn, labels[ratio])
+                rows.append((*key, *found))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _curve(
+    scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int], variant: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Labels (P,), accuracies (P,) and draws of them (P, B); None for fewer than two ratios."""
+    cells = {labels[r]: scores.get(cell_name(variant, r)) for r in sorted(labels)}
+    known = {count: cell for count, cell in cells.items() if cell is not None}
+    if len(known) < 2:
+        return None
+    drawn = [spread_of(cell, "acc", draws).draws() for cell in known.values()]
+    values = np.array([cell.value["acc"].mean() for cell in known.values()])
+    return np.array(list(known)), values, np.stack(drawn)
+
+
+def _row(
+    cell: CellScores,
+    draws: Draws,
+    counts: np.ndarray,
+    values: np.ndarray,
+    drawn: np.ndarray,
+    labels: int,
+) -> tuple[object, ...]:
+    target = float(cell.value["acc"].mean())
+    needed = float(labels_for(np.array([target]), counts, values[:, None])[0])
+    many = labels_for(spread_of(cell, "acc", draws).draws(), counts, drawn)
+    low, high = np.quantile(many, [0.025, 0.975], method="inverted_cdf")  # between inf: none
+    bound = "exact"
+    if np.isinf(needed):
+        bound = "at least"
+    elif needed <= counts[0]:
+        bound = "at most"
+    saved = (needed - labels, low - labels, high - labels)
+    return (target, needed, float(low), float(high), *map(float, saved), bound)
+
+
+def labels_for(target: np.ndarray, labels: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """How many labels reach a target accuracy, (B,).
+
+    Args:
+        target: accuracies, (B,).
+        labels: of the curve's points, ascending, (P,).
+        accuracy: at those, (P, B).
+
+    Returns:
+        Labels; the fewest of the curve where those reach the target, inf where the most do not.
+    """
+    curve = monotone(accuracy)
+    reached = curve >= target
+    first = reached.argmax(axis=0)  # (B,)
+    before, column = np.maximum(first - 1, 0), np.arange(len(target))
+    low, high = curve[before, column], curve[first, column]
+    rise = np.where(high > low, high - low, 1.0)
+    share = np.clip(np.where(first > 0, (target - low) / rise, 1.0), 0.0, 1.0)
+    logs = np.log(labels)
+    found = np.exp(logs[before] + share * (logs[first] - logs[before]))
+    found = np.where(first == 0, labels[0], found)
+    return np.where(reached.any(axis=0), found, np.inf)
+
+
+def monotone(values: np.ndarray) -> np.ndarray:
+    """The nearest curve that never falls, for each column of (P, B): max-min of means."""
+    count = len(values)
+    sums = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(axis=0)])
+    result = np.empty_like(values, dtype=float)
+    for i in range(count):
+        of_starts = [
+            np.min([(sums[t + 1] - sums[s]) / (t + 1 - s) for t in range(i, count)], axis=0)
+            for s in range(i + 1)
+        ]
+        result[i] = np.max(of_starts, axis=0)
+    return result

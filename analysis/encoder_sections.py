@@ -1,0 +1,175 @@
+"""Sections about the encoders: what they are worth, and where they put the images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from analysis import charts, figures
+from analysis.cells import ratio, value, with_interval, word
+from analysis.latents import CLUSTER_METRICS
+from analysis.page import Cell, Grid, Row, Section, draw
+from analysis.shown import Shown
+from analysis.table_sections import grouped
+
+TOGETHER = 5  # pairs of species on the page
+
+
+def encoders_section(shown: Shown) -> Section | None:
+    """The pretrained encoders beside an untrained one and the pixels."""
+    found = shown.results.encoders
+    if found.empty:
+        return None
+    section = Section("encoders", "Encoders")
+    if statement := shown.results.encoder_statement:
+        section.text(statement, key="encoder_statement")
+    section.table(_encoders_grid(found))
+    section.table(_by_cell_grid(found))
+    _add_probes(section, shown.results.probes)
+    if len(shown.run.encoder_epochs):
+        caption = "Reconstruction loss of each encoder against epochs of pretraining (Fig. 1)."
+        figure = figures.autoencoder_loss(shown.run.encoder_epochs)
+        section.figure(draw("fig1_autoencoder_loss", caption, figure, "26rem"))
+    return section
+
+
+def _encoders_grid(found: pd.DataFrame) -> Grid:
+    names = ["<Encoder", "<Architecture", "<Objective", "Images", "Epochs", "Loss", "s"]
+    names += ["Classifiers’ F1", "Linear probe", "k-NN"]
+    rows = [Row(_encoder_cells(row)) for row in found.to_dict("records")]
+    caption = (
+        "Best first by the validation F1 of the classifiers that used it, mean over cells. Loss: "
+        "reconstruction of the validation images. Linear probe (logistic regression) and k-NN "
+        "(k = 5, cosine): trained on frozen features of all training images with their labels, "
+        "accuracy on the validation images."
+    )
+    return Grid("Encoders", names, rows, caption)
+
+
+def _by_cell_grid(found: pd.DataFrame) -> Grid:
+    columns = [str(name) for name in found if str(name).startswith("val_f1_")]
+    rows = []
+    for row in found[found[columns].notna().any(axis=1)].to_dict("records"):
+        key = f"encoders {row['encoder']}"
+        cells = [value(row, name, ".3f", key) for name in columns]
+        rows.append(Row([Cell(encoder_name(str(row["encoder"])), "t"), *cells]))
+    caption = (
+        "Validation F1: mean over the repeats that used the encoder, of the search’s winner where "
+        "no repeat did. In the control’s row those of B2 are B0, which is that network fine-tuned."
+    )
+    names = ["<Encoder", *(name.removeprefix("val_f1_") for name in columns)]
+    return Grid("Classifiers’ F1, cell by cell", names, rows, caption, folded=True)
+
+
+def _encoder_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"encoders {row['encoder']}"
+    cells = [Cell(encoder_name(str(row["encoder"])), "t")]
+    cells += [word(row["architecture"]), word(row["objective"])]
+    cells += [value(row, name, ",.0f", key) for name in ("images", "epochs")]
+    cells += [value(row, "loss", ".4f", key), value(row, "seconds", ",.0f", key)]
+    return cells + [value(row, name, ".3f", key) for name in ("val_f1", "probe_acc", "knn_acc")]
+
+
+def encoder_name(name: str) -> str:
+    """An encoder's name, and whether it is a control."""
+    named = {"random": "random (control: untrained)", "pixels": "pixels (control)"}
+    return named.get(name, name)
+
+
+def _add_probes(section: Section, probes: pd.DataFrame) -> None:
+    if probes.empty:
+        return
+    rows = grouped(probes.to_dict("records"), "label_ratio", _probe_cells)
+    caption = (
+        "Linear classifiers of frozen features, trained on exactly the labelled images of each "
+        "repeat; 95 % intervals as in Table I."
+    )
+    section.heading("Frozen features, few labels")
+    names = ["<Features", "Labels", "Validation accuracy", "Test accuracy", "n", "Repeats"]
+    section.table(Grid("Frozen features, few labels", names, rows, caption))
+
+
+def _probe_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"probes {row['features']}@{row['label_ratio']:g}"
+    cells = [word(row["features"]), ratio(row, key, row["labels"])]
+    cells += [value(row, "val_acc", ".3f", key), with_interval(row, "test_acc", ".3f", key)]
+    return cells + [value(row, name, ",.0f", key) for name in ("n", "repeats")]
+
+
+def latent_section(shown: Shown) -> Section | None:
+    """The t-SNE map, how clusters agree with species, and which species fall together."""
+    found = shown.results.latents
+    if found.points.empty:
+        return None
+    section = Section("latent-map", "Latent map")
+    section.text(
+        "Every image of train, valid and test where an encoder puts it, without its label: "
+        "features standardised, 50 principal components, t-SNE with perplexity 30 and seed 0. "
+        "Near neighbours mean much in t-SNE, distances between groups little."
+    )
+    section.chart("latents", charts.latent_map(found.points, shown.thumbnails))
+    points = found.points[found.points["encoder"] == shown.encoder]
+    _add_maps(section, points, shown.encoder)
+    section.heading("Do clusters match species?")
+    section.table(_clusters_grid(found.clusters))
+    _add_together(section, shown)
+    return section
+
+
+def _add_maps(section: Section, points: pd.DataFrame, encoder: str) -> None:
+    caption = f"The map of {encoder} by species (Fig. 2)."
+    figure = figures.latent_map(points, "species")
+    section.figure(draw("fig2_tsne_species", caption, figure, stands_in=True))
+    caption = (
+        f"The same map by cluster (Fig. 5). K-means with k = {points['species'].nunique()} on the "
+        "latent components, not on the plane; colours have nothing to do with those above."
+    )
+    figure = figures.latent_map(points, "cluster")
+    section.figure(draw("fig5_kmeans", caption, figure, stands_in=True))
+
+
+def _clusters_grid(clusters: pd.DataFrame) -> Grid:
+    rows = grouped(clusters.to_dict("records"), "encoder", _cluster_cells)
+    caption = (
+        "How K-means clusters agree with species (NMI, ARI, purity by the best one-to-one "
+        "assignment) and how separate they are (silhouette, in the space where they were found); "
+        "95 % intervals over images, for the clusters as they are. Clusters of the t-SNE plane are "
+        "the paper’s; the plane distorts distances, so its silhouette is no evidence."
+    )
+    names = ["<Encoder", "<Space", "k", "NMI", "ARI", "Purity", "Silhouette"]
+    return Grid("Clusters", names, rows, caption)
+
+
+def _cluster_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"clusters {row['encoder']} {row['space']}"
+    space = "latent" if row["space"] == "latent" else "t-SNE plane"
+    cells = [Cell(encoder_name(str(row["encoder"])), "t"), Cell(space, "t")]
+    cells.append(value(row, "k", ".0f", key))
+    return cells + [with_interval(row, name, ".3f", key) for name in CLUSTER_METRICS]
+
+
+def _add_together(section: Section, shown: Shown) -> None:
+    found = shown.results.together
+    if len(found):
+        found = found[(found["encoder"] == shown.encoder) & (found["space"] == "latent")]
+    if found.empty:
+        return
+    section.heading("Species that fall together")
+    section.note(
+        f"Of {shown.encoder}, on the latent components. The overlap is the shared part of two "
+        "species’ distributions over clusters: 1 where clusters cannot tell them apart."
+    )
+    section.album([_pair(row, shown) for row in found.head(TOGETHER).to_dict("records")])
+
+
+def _pair(row: dict[Any, Any], shown: Shown) -> tuple[Markup, list[Markup]]:
+    key = f"together {row['species']}|{row['other']} overlap"
+    text = Markup('{} and {}: <span data-key="{}">{:.2f}</span>')
+    files = [(f, row["species"]) for f in row["files"]] + [
+        (f, row["other"]) for f in row["other_files"]
+    ]
+    images = [shown.thumbnails.image(file, f"{name}, {file}") for file, name in files]
+    caption = text.format(row["species"], row["other"], key, row["overlap"])
+    return caption, [image for image in images if image]

@@ -1,0 +1,118 @@
+"""The questions of the study, answered in words that follow from the differences alone.
+
+A question is answered ``yes`` or ``no`` where a difference is decided (`analysis.contrasts`);
+``not decided`` is an answer, and comes with what would decide it (`analysis.power`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.answer import minus, percents
+from analysis.contrasts import PROBE, SURE, Pairs, change_with_labels
+from analysis.load import Run
+from analysis.power import what_would_decide
+
+COLUMNS = ["name", "question", "verdict", "text"]
+PRETRAINING, FINE_TUNING = "B2−B0", "B2−B1"
+FROZEN, PIXELS = f"{PROBE}pretrained−random", f"{PROBE}pretrained−pixels"
+_QUESTIONS = {
+    PRETRAINING: "Does pretraining help the fine-tuned network?",
+    FROZEN: "Is a pretrained frozen encoder worth more than an untrained one?",
+    PIXELS: "Are a pretrained encoder's features worth more than the raw pixels?",
+    FINE_TUNING: "Does fine-tuning the encoder beat freezing it?",
+}
+
+
+def hypotheses(
+    run: Run, compared: Pairs, differences: pd.DataFrame, power: pd.DataFrame
+) -> pd.DataFrame:
+    """`COLUMNS`, docs/RECORDS.md: a row a question.
+
+    Args:
+        compared: what the differences are of.
+        differences: what `contrasts` gave.
+        power: what would decide them.
+    """
+    rows = []
+    for contrast, question in _QUESTIONS.items():
+        of_contrast = differences[differences["contrast"] == contrast]
+        if of_contrast.empty:
+            text = _not_asked(run, contrast)
+            rows.append((contrast, question, "not asked", text))
+            continue
+        needed = power[power["contrast"] == contrast]
+        rows.append((contrast, question, _verdict(of_contrast), _text(of_contrast, needed)))
+    rows.insert(1, _few_labels(compared))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _not_asked(run: Run, contrast: str) -> str:
+    wanted = [] if contrast.startswith(PROBE) else contrast.split("−")
+    missing = [variant for variant in wanted if variant not in run.variants]
+    if missing:
+        return f"The study has no {' and no '.join(missing)}."
+    return "The study has no result for it: both sides must be tested at one ratio at least."
+
+
+def _verdict(rows: pd.DataFrame) -> str:
+    found = set(rows["verdict"])
+    if {"higher", "lower"} <= found:
+        return "mixed"
+    if "higher" in found:
+        return "yes"
+    return "no" if "lower" in found or found == {"under 2 points"} else "not decided"
+
+
+def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
+    parts = []
+    for verdict, phrase in (("higher", "Yes"), ("lower", "No, it lowers accuracy")):
+        chosen = rows[rows["verdict"] == verdict]
+        if len(chosen):
+            each = [
+                f"at {row['label_ratio']:g} % labels by {_points(row)}" for row in _rows(chosen)
+            ]
+            parts.append(f"{phrase}: {', '.join(each)}.")
+    small = rows[rows["verdict"] == "under 2 points"]
+    if len(small):
+        parts.append(f"At {percents(small['label_ratio'])} any effect is under 2 points.")
+    undecided = rows[rows["verdict"] == "not decided"]
+    if len(undecided):
+        parts.append(_undecided(undecided, needed, whole=len(undecided) == len(rows)))
+    return minus(" ".join(parts))
+
+
+def _undecided(rows: pd.DataFrame, needed: pd.DataFrame, whole: bool) -> str:
+    start = "Not decided by this data" + ("" if whole else f" at {percents(rows['label_ratio'])}")
+    widest = rows.iloc[int(rows["difference"].abs().argmax())]
+    text = f"{start}; the largest difference there is {_points(widest)}, at "
+    text += f"{widest['label_ratio']:g} % labels."
+    known = needed[needed["label_ratio"] == widest["label_ratio"]]
+    return f"{text} {what_would_decide(known.iloc[0].to_dict())}" if len(known) else text
+
+
+def _few_labels(compared: Pairs) -> tuple[str, str, str, str]:
+    """Whether pretraining is worth more where labels are fewer."""
+    name, question = f"{PRETRAINING}: few", "Is pretraining worth more where labels are fewer?"
+    found = change_with_labels(compared, PRETRAINING)
+    if found is None:
+        return name, question, "not asked", "It takes B2 and B0 at two label ratios."
+    change, p_value, few, many = found
+    values = {"difference": change.value, "low": change.low, "high": change.high}
+    text = f"The effect at {few:g} % labels less that at {many:g} % is {_points(values)}"
+    text = minus(f"{text}, p = {p_value:.3f} (one test, not adjusted for the others).")
+    if p_value >= SURE:
+        return name, question, "not decided", f"Not decided by this data. {text}"
+    verdict = "yes" if change.value > 0 else "no"
+    return name, question, verdict, f"{verdict.capitalize()}. {text}"
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    return frame.to_dict("records")
+
+
+def _points(row: Any) -> str:
+    value, low, high = (100 * row[name] for name in ("difference", "low", "high"))
+    return f"{value:+.1f} points [95 % interval {low:+.1f} to {high:+.1f}]"

@@ -1,0 +1,106 @@
+"""The encoders, best first, by what they are for; and whether they beat an untrained one.
+
+What an encoder is for is a classifier with few labels: validation F1 of the B1 and B2 that
+started from it. What its frozen features are worth alone (linear probe, nearest neighbours) is
+known of the controls too: the same network untrained, and the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.latents import Scores
+from analysis.leaderboard import winners
+from analysis.load import CONTROLS, Run, cell_name
+from analysis.probes import encoder_of
+
+MADE = ["encoder", "architecture", "objective", "images", "epochs", "loss", "seconds"]
+FROZEN = ["probe_acc", "knn_acc", "beats_random", "beats_pixels"]
+
+
+def encoders_table(run: Run, scores: Mapping[str, Scores]) -> pd.DataFrame:
+    """The encoders, best first by mean validation F1 of their cells, then by linear probe, k-NN
+    and reconstruction error; the controls last.
+
+    Args:
+        scores: what frozen features give, for each encoder of ``features/`` (`score_features`).
+
+    Returns:
+        The columns of ``encoders.csv``, docs/RECORDS.md.
+    """
+    made = run.encoders_made.drop_duplicates("encoder")[MADE]
+    controls = [each for each in CONTROLS if each in scores and each not in set(made["encoder"])]
+    rows = pd.DataFrame({"encoder": controls}).reindex(columns=MADE)
+    table = pd.concat([made, rows], ignore_index=True) if len(rows) else made.copy()
+    table[["images", "epochs"]] = table[["images", "epochs"]].astype("Int64")
+    used = _used_by(run)
+    cells = [c for c, variant, _ in run.cells if variant in ("B1", "B2")]
+    found = [[used.get((e, cell), np.nan) for cell in cells] for e in table["encoder"]]
+    values = pd.DataFrame(found, columns=[f"val_f1_{cell}" for cell in cells], index=table.index)
+    values.insert(0, "val_f1", values.mean(axis=1).where(~table["encoder"].isin(CONTROLS)))
+    table = pd.concat([table, values.astype(float), _frozen(table["encoder"], scores)], axis=1)
+    table["control"] = table["encoder"].isin(CONTROLS)
+    order = {"control": True, "val_f1": False, "probe_acc": False, "knn_acc": False, "loss": True}
+    table = table.sort_values(list(order), ascending=list(order.values()), ignore_index=True)
+    return table.drop(columns="control")
+
+
+def _used_by(run: Run) -> dict[tuple[str, str], float]:
+    """(encoder, cell) to validation F1: of the final evaluation, else of the search's winner."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in run.evaluations.to_dict("records"):
+        owner = _owner(run, row["variant"], row["label_ratio"], row["repeat"])
+        found.setdefault((owner, str(row["cell"])), []).append(row["val_f1"])
+    for row in winners(run.trials, run.metric).to_dict("records"):
+        owner = _owner(run, row["variant"], row["label_ratio"], None)
+        found.setdefault((owner, str(row["cell"])), [row["val_f1"]])
+    means = {key: float(np.mean(many)) for key, many in found.items()}
+    fresh = {
+        cell_name("B2", r): means.get(("random", cell_name("B0", r))) for r in run.label_ratios
+    }
+    return means | {("random", cell): f1 for cell, f1 in fresh.items() if f1 is not None}
+
+
+def _owner(run: Run, variant: str, ratio: int, repeat: int | None) -> str:
+    """The encoder that a classifier started from; B0 starts from an untrained one."""
+    if variant == "B0":
+        return "random"
+    return (encoder_of(run, ratio, repeat) if variant in ("B1", "B2") else None) or ""
+
+
+def _frozen(encoders: pd.Series, scores: Mapping[str, Scores]) -> pd.DataFrame:
+    frame = pd.DataFrame(index=encoders.index)
+    for name in ("probe_acc", "knn_acc"):
+        found = [getattr(scores[e], name) if e in scores else np.nan for e in encoders]
+        frame[name] = np.asarray(found, dtype=float)
+    for control in CONTROLS:
+        bar = scores[control].probe_acc if control in scores else np.nan
+        known = frame["probe_acc"].notna() & ~np.isnan(bar) & ~encoders.isin(CONTROLS)
+        frame[f"beats_{control}"] = (frame["probe_acc"] > bar).astype("boolean").where(known)
+    return frame[FROZEN]
+
+
+def encoder_statement(table: pd.DataFrame) -> str:
+    """Which encoders do not beat the controls, in a sentence; empty where nothing is known."""
+    made = table[~table["encoder"].isin(CONTROLS) & table["probe_acc"].notna()]
+    parts = []
+    for control, name in (("random", "the same network untrained"), ("pixels", "the raw pixels")):
+        bar = table.loc[table["encoder"] == control, "probe_acc"]
+        known = made[f"beats_{control}"].dropna()
+        if len(bar) and len(known):
+            parts.append(f"{_beat(int(known.sum()), len(known))} {name} ({bar.iloc[0]:.3f})")
+    if not parts:
+        return ""
+    best = made.iloc[int(made["probe_acc"].argmax())]
+    which = "the encoder" if len(made) == 1 else f"the best encoder, {best['encoder']},"
+    start = f"By linear probe on frozen features {which} reaches {best['probe_acc']:.3f}: "
+    return start + " and ".join(parts) + "."
+
+
+def _beat(over: int, total: int) -> str:
+    if total == 1:
+        return "it beats" if over else "it does not beat"
+    return f"{over if over else 'none'} of {total} encoders beat{'s' if over == 1 else ''}"

@@ -1,0 +1,88 @@
+// Label efficiency: each test metric against labelled images, with the interval of each point.
+"use strict";
+
+page.charts.efficiency = (element, data) => {
+  const names = { acc: "Accuracy", f1: "Macro F1", precision: "Precision", recall: "Recall", loss: "Loss" };
+  const shapes = { A: "rect", B0: "triangle", B1: "diamond", B2: "circle" };
+  const hidden = new Set();
+  let metric = "acc";
+  let scale = "log";
+  const bar = page.make("div", { class: "bar" });
+  const plot = page.make("div", { class: "plot" });
+  element.append(bar, plot);
+  const chart = page.open(plot, "svg");
+  const shape = line => shapes[line.variant] ?? "down";
+
+  function controls() {
+    const metrics = page.segments("Metric", Object.entries(names), metric, value => { metric = value; draw(); });
+    const axes = page.segments("Axis of labels", [["log", "log"], ["value", "linear"]], scale, value => { scale = value; draw(); });
+    const lines = data.lines.map(line => [line.variant, line.name, page.mark(shape(line), line.colour)]);
+    bar.replaceChildren(metrics, axes, page.chips("Variants", lines, hidden, draw));
+  }
+
+  function band(line) {
+    const points = line.labels.map((labels, i) => [labels, line[metric][i][1], line[metric][i][2]]);
+    return {
+      type: "custom", silent: true, z: 1, data: [0], tooltip: { show: false }, clip: true,
+      renderItem: (_, api) => ({
+        type: "polygon",
+        shape: { points: [...points.map(p => api.coord([p[0], p[1]])), ...points.toReversed().map(p => api.coord([p[0], p[2]]))] },
+        style: { fill: line.colour, opacity: 0.13 },
+      }),
+    };
+  }
+
+  function curve(line) {
+    return {
+      type: "line", name: line.variant, z: 3, symbol: page.symbol(shape(line)), symbolSize: 9, showAllSymbol: true,
+      data: line.labels.map((labels, i) => [labels, line[metric][i][0], i]),
+      color: line.colour, lineStyle: { width: 2 }, emphasis: { disabled: true },
+    };
+  }
+
+  function tip(points) {
+    const found = points.filter(point => point.seriesType === "line");
+    if (!found.length) return "";
+    const labels = found[0].value[0];
+    const rows = data.lines.filter(line => !hidden.has(line.variant) && line.labels.includes(labels)).map(line => {
+      const [value, low, high] = line[metric][line.labels.indexOf(labels)];
+      const interval = low == null ? "" : `${page.number(low, 3)} to ${page.number(high, 3)}`;
+      return page.make("tr", {},
+        page.make("td", {}, page.mark(shape(line), line.colour)), page.make("td", { class: "t" }, line.variant),
+        page.make("td", {}, page.number(value, 3)), page.make("td", { class: "soft" }, interval));
+    });
+    const ratio = data.lines.map(line => line.ratio[line.labels.indexOf(labels)]).find(each => each != null);
+    const head = page.make("b", {}, `${labels.toLocaleString("en")} labels (${ratio} %)`);
+    return page.make("div", { class: "tip" }, head, page.make("table", {}, ...rows));
+  }
+
+  // The interval's ends count for the axis as well.
+  function range(lines) {
+    const ends = lines.flatMap(line => line[metric].flat()).filter(value => value != null);
+    const [low, high] = [Math.min(...ends), Math.max(...ends)];
+    const step = (high - low || 1) > 0.5 ? 0.1 : 0.05;
+    return { min: Math.max(0, Math.floor(low / step) * step), max: Math.ceil(high / step) * step };
+  }
+
+  function draw() {
+    const lines = data.lines.filter(line => !hidden.has(line.variant));
+    const ticks = [...new Set(data.lines.flatMap(line => line.labels))].sort((a, b) => a - b);
+    const label = { customValues: ticks, formatter: value => Math.round(value).toLocaleString("en") };
+    const [low, high] = [ticks[0], ticks.at(-1)];
+    const more = scale === "log" ? { min: low * 0.9, max: high * 1.1 } : { min: 0, max: high * 1.04 };
+    const extra = { label, tick: { customValues: ticks }, more };
+    chart.setOption({
+      animation: false,
+      aria: { enabled: true, label: { description: `${names[metric]} on the test set against labelled images. The numbers are in Table I.` } },
+      grid: { left: 56, right: 20, top: 14, bottom: 48 },
+      xAxis: page.axis(scale, "labelled training images", extra),
+      yAxis: page.axis("value", `test ${names[metric].toLowerCase().replace("f1", "F1")}`, { grid: true, label: { formatter: value => value.toFixed(2) }, more: { nameGap: 42, ...range(lines) } }),
+      tooltip: page.tooltip(tip, { trigger: "axis", axisPointer: { type: "line", snap: true, lineStyle: { color: page.colour("line"), type: "solid" }, label: { show: false } } }),
+      series: lines.flatMap(line => [band(line), curve(line)]),
+    }, true);
+  }
+
+  const update = fresh => { data = fresh; controls(); draw(); };
+  update(data);
+  return { draw, update };
+};

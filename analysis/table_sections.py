@@ -1,0 +1,228 @@
+"""Sections about the test set: Table I, differences between variants, label efficiency."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from analysis import charts, tables
+from analysis.cells import minus, p_value, ratio, value, with_interval, word
+from analysis.load import Run, cell_name
+from analysis.page import Cell, Grid, Row, Section
+from analysis.shown import Shown
+from analysis.statistics import DRAWS
+
+METRICS = ("acc", "f1", "precision", "recall", "loss")
+
+
+def grouped(rows: list[dict[Any, Any]], by: str, cells: Any) -> list[Row]:
+    """A table's rows, with a line above each where the value of ``by`` changes.
+
+    Texts at the start of a row that only repeat the row above are faint.
+    """
+    found: list[Row] = []
+    for row, last in zip(rows, [None, *rows], strict=False):
+        made = cells(row)
+        if last is not None and last[by] == row[by]:
+            made = _faint(made, cells(last))
+        found.append(Row(made, last is not None and last[by] != row[by]))
+    return found
+
+
+def _faint(cells: list[Cell], above: list[Cell]) -> list[Cell]:
+    same = [a.style == "t" and a.text == b.text for a, b in zip(cells, above, strict=False)]
+    first = same.index(False) if False in same else len(same)
+    return [replace(cell, style="t again") for cell in cells[:first]] + cells[first:]
+
+
+def table_section(shown: Shown) -> Section:
+    """Table I, what its intervals are conditional on, and the paper's."""
+    section = Section("table-i", "Table I")
+    run, table = shown.run, shown.results.table
+    if table.empty:
+        section.text("There is none: the study only searches (evaluation.repeats is 0).")
+        return section
+    names = ["<Variant", "Labels", *(tables.HEADINGS[metric] for metric in METRICS)]
+    rows = grouped(table.to_dict("records"), "label_ratio", _table_cells)
+    names += ["lr", "Epochs", "s", "n", "Repeats"]
+    section.table(Grid("Table I", names, rows, tables.caption(run)))
+    section.note(_conditional(run))
+    _add_paper(section, shown.results.paper)
+    return section
+
+
+def _table_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"table_i {cell_name(row['variant'], row['label_ratio'])}"
+    cells = [word(row["variant"]), ratio(row, key, row["labels"])]
+    reason = "" if pd.isna(row["reason"]) else str(row["reason"])
+    tested = not pd.isna(row["test_acc"])
+    if tested:
+        cells += [with_interval(row, f"test_{metric}", ".3f", key) for metric in METRICS]
+    else:
+        cells.append(Cell(reason, "long", f"{key} reason", span=len(METRICS)))
+    cells.append(value(row, "lr", ".1e", key))
+    cells += [_spent(row, name, key) for name in ("epochs", "seconds")]
+    cells.append(value(row, "n", ",.0f", key))
+    repeats = value(row, "repeats", ".0f", key)
+    return [*cells, Cell(repeats.text, key=repeats.key, small=reason if tested else "")]
+
+
+def _spent(row: dict[Any, Any], name: str, key: str) -> Cell:
+    """What the search spent, and under it the final evaluation."""
+    search = value(row, f"search_{name}", ",.0f", key)
+    final = value(row, f"final_{name}", ",.0f", key)
+    return replace(search, small=f"+ {final.text}" if final.key else "")
+
+
+def _conditional(run: Run) -> str:
+    repeats = tables.configured_repeats(run)
+    text = (
+        f"The intervals come from {DRAWS:,} draws of repeats and of test images (stratified by "
+        "species), the same draws for every cell; their width allows for how few repeats there "
+        "are (Student’s t). They are conditional on the chosen learning rate: another search could "
+        "choose another one. "
+    )
+    if repeats == 1:
+        text += "With one repeat they are over test images alone, and know nothing of the seed. "
+    elif repeats == 2:
+        text += "With two repeats they may be too narrow where seeds matter more than images. "
+    if tables.pretrained(run) and not tables.per_repeat(run):
+        text += (
+            "All repeats share one pretrained encoder (encoder.per_repeat is false), so those of "
+            "B1 and B2 are conditional on that encoder as well. "
+        )
+    return text + "The same table is in table_i.csv, table_i.md and table_i.tex."
+
+
+def _add_paper(section: Section, paper: pd.DataFrame) -> None:
+    if paper.empty:
+        return
+    metrics = ("acc", "f1", "precision", "recall")
+    names = ["<Variant", "Labels", *("paper", "as paper", "ours") * len(metrics)]
+    groups = [("", 2), *((tables.HEADINGS[metric], 3) for metric in metrics)]
+    rows = grouped(paper.to_dict("records"), "label_ratio", _paper_cells)
+    caption = (
+        "The paper’s figures; ours, computed as the paper did: F1, precision and recall macro "
+        "within unshuffled batches of 64 in class order, averaged over batches, which lowers them; "
+        "and ours over the whole test set. The data are not the paper’s, unless you gave them."
+    )
+    section.heading("Beside the paper’s table")
+    section.table(Grid("Beside the paper’s table", names, rows, caption, groups))
+
+
+def _paper_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"paper {cell_name(row['variant'], row['label_ratio'])}"
+    cells = [word(row["variant"]), ratio(row, key)]
+    for metric in ("acc", "f1", "precision", "recall"):
+        columns = [f"{source}_{metric}" for source in ("paper", "batched", "ours")]
+        cells += [value(row, column, ".3f", key) for column in columns]
+    return cells
+
+
+def differences_section(shown: Shown) -> Section | None:
+    """Contrasts between variants on the same images and seeds, and what would decide them."""
+    found = shown.results.contrasts
+    if found.empty:
+        return None
+    section = Section("differences", "Differences")
+    section.answers(shown.results.hypotheses.to_dict("records"))
+    section.heading("Every difference")
+    section.text(
+        "In test accuracy, in points, between two variants on the same images, labels and seeds. "
+        "B2−B0 is the effect of pretraining, B2−B1 that of fine-tuning; B2−A mixes pretraining "
+        "with another architecture, and only describes."
+    )
+    rows = grouped(found.to_dict("records"), "contrast", _difference_cells)
+    caption = (
+        "Under each difference its 95 % interval. p: two-sided, from the same draws; Holm: "
+        "adjusted for all ratios and contrasts. A difference counts as decided where the latter is "
+        "under 0.05. Contrasts named “probe” are of linear classifiers of frozen features."
+    )
+    names = ["<Contrast", "Labels", "Points", "p", "p (Holm)", "<Verdict"]
+    section.table(Grid("Differences", names, rows, caption))
+    _add_power(section, shown.results.power)
+    return section
+
+
+def _difference_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"differences {row['contrast']}@{row['label_ratio']:g}"
+    ends = {"difference_low": row["low"], "difference_high": row["high"]}
+    points = with_interval(row | ends, "difference", "+.1f", key, 100)
+    return [
+        replace(word(row["contrast"]), small=str(row["effect"])),
+        ratio(row, key),
+        points,
+        p_value(row, "p", key),
+        p_value(row, "p_holm", key),
+        _verdict(str(row["verdict"])),
+    ]
+
+
+def _verdict(verdict: str) -> Cell:
+    signs = {"higher": "▲ higher", "lower": "▼ lower"}
+    style = {"higher": "t up", "lower": "t down"}.get(verdict, "t soft")
+    return Cell(signs.get(verdict, verdict), style)
+
+
+def _add_power(section: Section, power: pd.DataFrame) -> None:
+    open_ones = power[power["verdict"] == "not decided"] if len(power) else power
+    if open_ones.empty:
+        return
+    rows = grouped(open_ones.to_dict("records"), "contrast", _power_cells)
+    caption = (
+        "Repeats, or test images of the same kinds, that would find the difference (or 2 points, "
+        "if it is smaller) with a chance of 80 %, all else as it was. A dash: no number would."
+    )
+    names = ["<Contrast", "Labels", "To be found", "Repeats", "Needed", "Test images", "Needed"]
+    section.table(Grid("What would decide the open ones", names, rows, caption, folded=True))
+
+
+def _power_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"power {row['contrast']}@{row['label_ratio']:g}"
+    cells = [word(row["contrast"]), ratio(row, key), value(row, "target", ".1f", key, 100)]
+    return cells + [
+        value(row, name, ",.0f", key)
+        for name in ("repeats", "repeats_needed", "n", "images_needed")
+    ]
+
+
+def efficiency_section(shown: Shown) -> Section | None:
+    """Every metric against labels, and how many labels pretraining saves."""
+    table, saved = shown.results.table, shown.results.labels_saved
+    data = charts.efficiency(table) if len(table) else {"lines": []}
+    if not data["lines"]:
+        return None
+    section = Section("label-efficiency", "Label efficiency")
+    section.chart("efficiency", data)
+    if len(saved):
+        section.heading("Labels saved")
+        rows = grouped(saved.to_dict("records"), "variant", _saved_cells)
+        caption = (
+            "How many labels the baseline needs, read between the ratios of its own curve, for "
+            "the accuracy that the variant reaches. “At least”: more than there are. “At most”: "
+            "the baseline reaches it with its fewest labels."
+        )
+        names = ["<Variant", "<Baseline", "Labels", "Accuracy", "Baseline needs", "Saved", "<"]
+        section.table(Grid("Labels saved", names, rows, caption))
+    return section
+
+
+def _saved_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"labels_saved {cell_name(row['variant'], row['label_ratio'])}"
+    accuracy = value(row, "acc", ".3f", key)
+    cells = [word(row["variant"]), word(row["baseline"]), ratio(row, key, row["labels"]), accuracy]
+    cells += [_count(row, name, key) for name in ("needed", "saved")]
+    return [*cells, Cell("" if row["bound"] == "exact" else str(row["bound"]), "t soft")]
+
+
+def _count(row: dict[Any, Any], name: str, key: str) -> Cell:
+    low, high = (row[f"{name}_{end}"] for end in ("low", "high"))
+    small = _labels(low) if low == high else f"{_labels(low)} to {_labels(high)}"
+    small = f"{_labels(low)} or more" if high == float("inf") > low else small
+    return Cell(_labels(row[name]), key=f"{key} {name}", small=small)
+
+
+def _labels(count: float) -> str:
+    return "more than all" if count == float("inf") else minus(f"{count:,.0f}")

@@ -1,0 +1,51 @@
+"""The page's small images: one JPEG with all of them, of which each place shows its part."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from analysis.pictures import Pictures
+
+SIZE = 48  # pixels of a side
+MOST = 3000  # images on a page
+MOST_BYTES = 2_000_000  # of the JPEG; the page has to fit into a mail
+
+
+class Thumbnails:
+    """Those of some files; none where the run's images are gone.
+
+    Args:
+        files: as in ``predictions.parquet``; from the 3,001st on they are left out.
+    """
+
+    def __init__(self, pictures: Pictures, files: Sequence[str]):
+        known = list(dict.fromkeys(files))[:MOST] if pictures else []
+        self.place = {file: number for number, file in enumerate(known)}
+        self.columns = 1
+        self._sheet = b""
+        for quality in (70, 45, 25) if known else ():
+            self._sheet, self.columns = pictures.sprite(known, SIZE, quality)
+            if len(self._sheet) <= MOST_BYTES:
+                break
+
+    def __bool__(self) -> bool:
+        return bool(self.place)
+
+    def image(self, file: str, title: str) -> Markup | None:
+        """One of them, as an element of the page; None where it is not among them."""
+        if file not in self.place:
+            return None
+        row, column = divmod(self.place[file], self.columns)
+        place = f"--x:-{column * SIZE}px;--y:-{row * SIZE}px"
+        element = Markup('<span class="thumb" role="img" aria-label="{0}" title="{0}" style="{1}">')
+        return element.format(title, place) + Markup("</span>")
+
+    def style(self) -> Markup:
+        """The rule that gives each element of class ``thumb`` the images."""
+        if not self:
+            return Markup("")
+        content = base64.b64encode(self._sheet).decode()
+        return Markup(f".thumb{{background-image:url(data:image/jpeg;base64,{content})}}")

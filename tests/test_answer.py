@@ -1,0 +1,59 @@
+"""The answer in three sentences, and what would decide what is left open."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from records_example import write_run
+
+from analysis import load
+from analysis.answer import answer, minus, percents
+from analysis.results import Results
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("answer") / "run"
+    return Results(load(write_run(folder, ratios=(10, 100), trials=4, encoders=0)))
+
+
+def _answer(results: Results, differences: pd.DataFrame) -> list[str]:
+    found = answer(results.run, results.table, differences, results.power)
+    return [sentence.replace("\xa0", " ") for sentence in found]
+
+
+def test_the_answer_is_three_sentences_with_the_tables_figures(results: Results) -> None:
+    assert len(results.answer) == 3
+    row = results.table.set_index(["variant", "label_ratio"]).loc[("B2", 10)]
+    shown = f"{100 * row['test_acc']:.1f}"
+    assert shown in results.answer[2]
+    assert "(140 images)" in results.answer[2].replace("\xa0", " ")
+
+
+def test_what_is_not_decided_says_what_would_decide_it(results: Results) -> None:
+    open_still = results.contrasts.assign(p_holm=0.5, verdict="not decided")
+    sentence = _answer(results, open_still)[0]
+    assert "is not decided by this data at 10 and 100 % labels" in sentence
+    rows = open_still[open_still["contrast"] == "B2−B0"]
+    widest = rows.iloc[int(rows["difference"].abs().argmax())]
+    key = (results.power["contrast"] == "B2−B0") & (
+        results.power["label_ratio"] == widest["label_ratio"]
+    )
+    needed = results.power[key].iloc[0]
+    for name in ("repeats_needed", "images_needed"):
+        if not pd.isna(needed[name]) and needed["repeats_needed"] > needed["repeats"]:
+            assert f"{needed[name]:,}" in sentence
+    assert sentence.count(". ") == 0
+
+
+def test_what_is_decided_says_by_how_much(results: Results) -> None:
+    sure = results.contrasts.assign(p_holm=0.001, difference=0.05, low=0.03, high=0.07)
+    sentence = _answer(results, sure)[0]
+    assert "raised test accuracy at 10 and 100 % labels" in sentence
+    assert "by 5.0 points [95 % interval 3.0 to 7.0]" in sentence
+
+
+def test_numbers_in_words() -> None:
+    assert percents([25, 10, 50]) == "10, 25 and 50 %"
+    assert percents([10]) == "10 %"
+    assert minus("-0.5 to -.25, fine-tuning, 1e-4") == "−0.5 to −.25, fine-tuning, 1e−4"

@@ -1,0 +1,171 @@
+"""Differences between variants, what would decide them, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from records_example import write_run
+
+from analysis import load
+from analysis.contrasts import CONTRASTS, Pairs, change_with_labels, contrasts, pairs, verdict
+from analysis.hypotheses import hypotheses
+from analysis.load import Run
+from analysis.power import Deviations, power, power_of, smallest, what_would_decide
+from analysis.statistics import Draws, Paired, compare, score_cells
+
+PRETRAINING = CONTRASTS[0]
+
+
+def _compared(run: Run, rows: pd.DataFrame | None = None) -> Pairs:
+    scored = score_cells(run.predictions if rows is None else rows, run.species)
+    return pairs(*scored, run.label_ratios)
+
+
+def test_contrasts_compare_shared_repeats_only(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", variants=("B0", "B2"), ratios=(10, 100), encoders=0))
+    rows = run.predictions
+    rows = rows[~((rows["cell"] == "B0@10") & (rows["repeat"] > 2))]
+    table = contrasts(_compared(run, rows))
+    assert list(table["contrast"]) == ["B2−B0", "B2−B0"]
+    assert list(table["repeats"]) == [3, 5]
+    assert (table["p_holm"] >= table["p"]).all()
+    means = run.evaluations.set_index(["cell", "repeat"])["test_acc"]
+    shared = [means["B2@10", r] - means["B0@10", r] for r in range(3)]
+    assert table["difference"][0] == pytest.approx(np.mean(shared), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "p_holm", "said"),
+    [
+        (0.04, 0.01, 0.07, 0.02, "higher"),
+        (-0.04, -0.07, -0.01, 0.02, "lower"),
+        (0.004, -0.01, 0.018, 0.6, "under 2 points"),
+        (0.004, -0.03, 0.05, 0.6, "not decided"),
+        (0.001, 0.0005, 0.0015, 0.01, "higher"),
+    ],
+)
+def test_a_verdict_follows_from_the_row(
+    difference: float, low: float, high: float, p_holm: float, said: str
+) -> None:
+    row = {"difference": difference, "low": low, "high": high, "p_holm": p_holm}
+    assert verdict(row) == said  # type: ignore[arg-type]
+
+
+def _simulated(
+    effect: float, sizes: Deviations, repeats: int, draws: Draws, random: np.random.Generator
+) -> Paired:
+    images = len(draws.images)
+    scores = effect + sizes.repeats * random.normal(size=(repeats, 1))
+    scores = scores + sizes.images * random.normal(size=images)
+    scores = scores + sizes.both * random.normal(size=(repeats, images))
+    drawn = scores @ draws.images / images
+    return Paired(scores.mean(axis=1), drawn, tuple(range(repeats)), images)
+
+
+def test_the_power_is_the_share_of_studies_that_find_the_difference() -> None:
+    """With as many repeats as are said to be needed, four studies in five find it."""
+    sizes, images, effect = Deviations(0.03, 0.3, 0.6), 200, 0.06
+    needed = smallest(lambda n: power_of(effect, sizes, n, images, 20) >= 0.8, 2, 1000)
+    assert needed is not None
+    random, draws = np.random.default_rng(0), Draws(np.arange(images) % 20, 500)
+    studies = [_simulated(effect, sizes, needed, draws, random) for _ in range(200)]
+    found = np.mean([compare(study, draws)[1] < 0.05 for study in studies])
+    assert found == pytest.approx(power_of(effect, sizes, needed, images, 20), abs=0.07)
+    none = [_simulated(0.0, sizes, needed, draws, random) for _ in range(200)]
+    assert np.mean([compare(study, draws)[1] < 0.05 for study in none]) <= 0.09
+
+
+def test_few_images_are_a_ceiling_that_no_number_of_repeats_lifts() -> None:
+    sizes = Deviations(0.01, 0.4, 0.5)
+    assert power_of(0.03, sizes, 1000, 100, 20) < 0.5
+    assert smallest(lambda n: power_of(0.03, sizes, n, 100, 20) >= 0.8, 2, 1000) is None
+    assert smallest(lambda n: power_of(0.03, sizes, 5, n, 20) >= 0.8, 21, 10**6) is not None
+    rising = [power_of(0.03, sizes, repeats, 2000, 20) for repeats in (2, 3, 5, 10, 100)]
+    assert rising == sorted(rising)
+
+
+def test_smallest_is_the_first_that_is_enough() -> None:
+    assert smallest(lambda n: n >= 37, 2, 1000) == 37
+    assert smallest(lambda n: True, 2, 1000) == 2
+    assert smallest(lambda n: False, 2, 1000) is None
+
+
+def test_every_undecided_difference_says_what_would_decide_it(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", ratios=(10, 100), repeats=3, encoders=0))
+    compared = _compared(run)
+    table = contrasts(compared)
+    needed = power(compared, table)
+    assert list(needed["contrast"]) == list(table["contrast"])
+    assert (needed["target"] >= 0.02).all()
+    assert needed["level"].iloc[0] == pytest.approx(0.05 / (table["p_holm"] >= 0.05).sum())
+    known = needed.dropna(subset=["repeats_needed"]).iloc[0]
+    spread = Deviations(known["sd_repeats"], known["sd_images"], known["sd_both"])
+    for repeats, enough in ((known["repeats_needed"], True), (known["repeats_needed"] - 1, False)):
+        if repeats >= 2:
+            found = power_of(known["target"], spread, repeats, known["n"], 20, known["level"])
+            assert (found >= 0.8) == enough
+
+
+def test_one_repeat_leaves_the_seed_unknown(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", ratios=(10,), repeats=1, encoders=0))
+    compared = _compared(run)
+    table = contrasts(compared)
+    assert len(table) == 3
+    assert power(compared, table).empty
+
+
+def _told(run: Run, compared: Pairs, **changes: object) -> pd.Series:
+    table = contrasts(compared).assign(**changes)
+    return hypotheses(run, compared, table, power(compared, table)).set_index("name")["text"]
+
+
+def test_hypotheses_say_what_the_differences_say(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", ratios=(10, 100), encoders=0))
+    compared = _compared(run)
+    table = contrasts(compared)
+    row = table[(table["contrast"] == "B2−B0") & (table["label_ratio"] == 10)].iloc[0]
+    text = _told(run, compared, verdict="higher")["B2−B0"]
+    assert f"at 10 % labels by +{100 * row['difference']:.1f} points" in text
+    assert text.startswith("Yes: ")
+    text = _told(run, compared, verdict="not decided")["B2−B0"]
+    assert text.startswith("Not decided by this data; the largest difference there is ")
+    assert "points" in text
+    text = _told(run, compared, verdict="under 2 points")["B2−B1"]
+    assert text == "At 10 and 100 % any effect is under 2 points."
+    assert "It takes B2 and B0" not in _told(run, compared)["B2−B0: few"]
+
+
+def test_what_was_not_studied_is_not_asked(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", variants=("A", "B1"), ratios=(10,), encoders=0))
+    compared = _compared(run)
+    table = contrasts(compared)
+    found = hypotheses(run, compared, table, power(compared, table))
+    assert set(found["verdict"]) == {"not asked"}
+    assert found["text"].iloc[0] == "The study has no B2 and no B0."
+
+
+def test_the_change_with_labels_is_the_difference_of_the_differences(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", variants=("B0", "B2"), ratios=(10, 100), encoders=0))
+    compared = _compared(run)
+    table = contrasts(compared).set_index("label_ratio")["difference"]
+    found = change_with_labels(compared, "B2−B0")
+    assert found is not None
+    assert found[0].value == pytest.approx(table[10] - table[100])
+    assert found[2:] == (10, 100)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "images", "said"),
+    [
+        (7, 900, "would take 7 repeats (there are 5) or 900 test images (there are 500)."),
+        (pd.NA, 900, "would take 900 test images (there are 500)."),
+        (pd.NA, pd.NA, "Neither 1,000 repeats nor 1,000,000 test images alone would decide"),
+        (4, 900, "This data would find a difference of 2.0 points four times in five."),
+    ],
+)
+def test_what_would_decide_is_said_in_words(repeats: object, images: object, said: str) -> None:
+    row = {"difference": 0.01, "target": 0.02, "repeats": 5, "n": 500}
+    assert said in what_would_decide(row | {"repeats_needed": repeats, "images_needed": images})
