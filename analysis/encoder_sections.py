@@ -36,7 +36,7 @@ def encoders_section(shown: Shown) -> Section | None:
 
 
 def _encoders_grid(found: pd.DataFrame) -> Grid:
-    names = ["<Encoder", "<Architecture", "<Objective", "Images", "Epochs", "Loss", "s"]
+    names = ["<Encoder", "<Architecture", "<Objective", "Images", "Epochs", "Loss", "Seconds"]
     names += ["Classifiers’ F1", "Linear probe", "k-NN"]
     rows = [Row(_encoder_cells(row)) for row in found.to_dict("records")]
     caption = (

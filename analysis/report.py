@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from analysis import page, tables
-from analysis.answer import answer
 from analysis.figures import confused_pairs, to_png, to_svg
 from analysis.load import Run, load
 from analysis.results import Results
@@ -42,7 +41,8 @@ def write_tables(results: Results) -> None:
     run = results.run
     if len(results.table):
         text = tables.caption(run)
-        (run.location / "table_i.csv").write_text(tables.to_csv(results.table))
+        written = results.table.drop(columns=tables.TIMED)
+        (run.location / "table_i.csv").write_text(tables.to_csv(written))
         (run.location / "table_i.md").write_text(tables.to_markdown(results.table, text))
         (run.location / "table_i.tex").write_text(tables.to_latex(results.table, text))
     (run.location / "encoders.csv").write_text(tables.to_csv(results.encoders))
@@ -67,7 +67,7 @@ def content(shown: Shown) -> dict[str, Any]:
         "title": f"Mariposa: {run.name}",
         "name": run.name,
         "meta": _meta(run),
-        "answer": answer(run, results.table, results.contrasts),
+        "answer": results.answer,
         "warnings": _warnings(run),
         "headline": headline(shown),
         "sections": [section for make in SECTIONS if (section := make(shown)) is not None],

@@ -25,6 +25,7 @@ from analysis.together import together
 from data.storage import InputError
 
 FILES = {
+    "costs.csv": "costs",
     "differences.csv": "contrasts",
     "power.csv": "power",
     "labels_saved.csv": "labels_saved",
@@ -50,6 +51,11 @@ class Results:
     def table(self) -> pd.DataFrame:
         """Table I."""
         return tables.table_i(self.run, self.scored)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What each cell cost."""
+        return tables.costs(self.table)
 
     @cached_property
     def winners(self) -> pd.DataFrame:

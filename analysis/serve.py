@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from analysis import page
-from analysis.load import load
+from analysis.load import Run, load
 from analysis.report import content
 from analysis.results import Results
 from analysis.shown import Shown
@@ -69,13 +69,22 @@ class LivePage:
     def _look(self) -> None:
         begun = time.monotonic()
         version = fingerprint(self._run)
-        if version != self._version:
-            run = load(self._run)
+        run = load(self._run)
+        if version != self._version and not (self.html and _about_to_report(run)):
             found = content(Shown(Results(run))) | {"live": True, "version": version.decode()}
             self.html = page.render(found).encode()
-            self._version, self._state = version, f"live · {run.state.lower()}"
+            state = run.state.lower()
+            self._version, self._state = version, f"{'live · ' * (state == 'running')}{state}"
         took = time.monotonic() - begun
         self._due = time.monotonic() + REST * max(1.0, took)
+
+
+def _about_to_report(run: Run) -> bool:
+    """Whether the study itself is at the maps and its report: two at once would each take longer
+    than one after the other, and the study waits for nobody.
+    """
+    mapped = (run.location / "latents.parquet").is_file()
+    return run.state == "RUNNING" and bool(run.encoders) and not mapped
 
 
 def fingerprint(run: Location) -> bytes:

@@ -46,7 +46,7 @@ def table_section(shown: Shown) -> Section:
         return section
     names = ["<Variant", "Labels", *(tables.HEADINGS[metric] for metric in METRICS)]
     rows = grouped(table.to_dict("records"), "label_ratio", _table_cells)
-    names += ["lr", "Epochs", "s", "n", "Repeats"]
+    names += ["lr", "Epochs", "Seconds", "n", "Repeats"]
     section.table(Grid("Table I", names, rows, tables.caption(run)))
     section.note(_conditional(run))
     _add_paper(section, shown.results.paper)

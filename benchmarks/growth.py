@@ -2,15 +2,16 @@
 
 Trials that do nothing (a made-up curve of 1 to 3 epochs, at once) go through the real search,
 scheduler, rungs, ledger and optuna.db, saved as `study.stages` saves them, on 8 and on 64 slots
-(virtual CPUs, an actor each; they import neither torch nor the project). 20 cells. Every actor's
-first trial waits until all actors are there; counting begins then.
+(virtual CPUs, an actor each; they import neither torch nor the project). 20 cells, so that 10,000
+trials are 500 a cell. Every actor's first trial waits until all actors are there; counting begins
+then.
 
 - ``run``: driver seconds (processor time of the driver, all its threads) and wall seconds a
   trial, and the driver's memory;
 - ``own``: the same trials driven by a loop without Ray: what is the project's own part;
 - ``snapshot``: seconds of saving everything, the trials × 30 epochs on record and a few changed.
 
-The command, about 20 minutes, and what one part costs:
+The command, about 20 minutes on a machine that does nothing else, and one part of it:
 
     python benchmarks/growth.py
     python benchmarks/growth.py --parts run --trials 1000 --slots 8
@@ -19,7 +20,9 @@ The command, about 20 minutes, and what one part costs:
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -83,10 +86,12 @@ class Meter:
     def figures(self) -> dict[str, Any]:
         first, last = self.marks[0], self.marks[-1]
         count = last[0] - first[0]
+        early = next(mark for mark in self.marks if mark[0] >= first[0] + min(100, count))
         late = next(mark for mark in self.marks if mark[0] >= last[0] - min(1000, count))
         return {
             "trials": count,
             "driver_ms_a_trial": _ms(first, last, 1),
+            "driver_ms_a_trial_of_the_first_100": _ms(first, early, 1),
             "driver_ms_a_trial_of_the_last_1000": _ms(late, last, 1),
             "wall_ms_a_trial": _ms(first, last, 2),
             "driver_mib_at_start": round(first[3], 1),
@@ -149,7 +154,6 @@ class Nothing(SimpleNamespace):
 
 def measure_run(trials: int, slots: int) -> dict[str, Any]:
     """Through Ray Tune, on a Ray of its own."""
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     config = configure(trials + slots, slots)
     with tempfile.TemporaryDirectory(prefix="growth-") as name, virtual_cpus(slots):
         run, actors = Location(name) / "run", Path(name) / "actors"
@@ -237,7 +241,7 @@ def measure_snapshot(trials: int, slots: int) -> dict[str, Any]:
         database = OptunaFile(run)
         first = timed(lambda: database.save(search.searches.values()))
         idle = timed(lambda: database.save(search.searches.values()))
-        sizes = {name: (Path(name_of(run, name)).stat().st_size) for name in FILES}
+        sizes = {name: (run / name).local.stat().st_size for name in FILES}
         return {
             "trials": trials,
             "epochs": trials * SNAPSHOT_EPOCHS,
@@ -251,10 +255,6 @@ def measure_snapshot(trials: int, slots: int) -> dict[str, Any]:
 
 
 FILES = ("trials.parquet", "epochs.parquet", "optuna.db")
-
-
-def name_of(run: Location, name: str) -> str:
-    return str(run / name)
 
 
 def fill(ledger: Ledger, config: Config, trials: int) -> None:
@@ -286,19 +286,16 @@ PARTS = {"run": measure_run, "own": measure_own, "snapshot": measure_snapshot}
 
 def in_a_process(part: str, trials: int, slots: int) -> dict[str, Any]:
     """Each measurement in a fresh process, whose memory is its own."""
-    import json
-    import subprocess
-
     command = [sys.executable, __file__, "--one", part, str(trials), str(slots)]
+    load = os.getloadavg()[0]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
+    figures: dict[str, Any] = json.loads(line) | {"load_before": round(load, 1)}
     print(part, figures, flush=True)
     return figures
 
 
 def main() -> None:
-    import json
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--trials", nargs="+", type=int, default=[100, 1000, 10_000])

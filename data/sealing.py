@@ -91,13 +91,19 @@ def seal_end(content: bytes) -> bytes:
     return content + MARK + bytes.fromhex(digest(content))
 
 
-def unseal_end(content: bytes) -> bytes:
+def unseal_end(content: bytes, required: bool = True) -> bytes:
     """The file without its checksum.
+
+    Args:
+        content: of the file.
+        required: whether there must be one; else a file without is as it is.
 
     Raises:
         ValueError: the checksum is missing or wrong.
     """
     bare = content[: -len(MARK) - DIGEST_BYTES]
+    if not content[len(bare) :].startswith(MARK) and not required:
+        return content
     if seal_end(bare) != content:
         raise ValueError("its checksum is missing or wrong")
     return bare

@@ -105,6 +105,10 @@ class Location:
         scheme, _, rest = base.partition("://")
         self._root = f"{scheme}://" + "{}" + (f"?{query}" if query else "")
         self.path = rest.rstrip("/")
+        if "@" in rest.partition("/")[0]:  # it would be in logs and records
+            raise InputError(
+                f"{scheme}://...: found a user or a key in the URI, expected it in the environment"
+            )
         if not self.path:
             raise InputError(f"{text}: names no bucket; expected {scheme}://BUCKET/FOLDER")
         self._open_file_system(text)

@@ -97,7 +97,10 @@ def _resume(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace, config: Config, out: Location) -> int:
     from study.pipeline import StudyFailedError, run_study
+    from study.submission import use_token
 
+    if options.address:
+        use_token()
     run = out / config.name
     options.resume_hint = f"mariposa resume {_shown(run)}"
     try:
@@ -191,7 +194,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     from analysis.serve import PORT, serve
 
-    os.nice(5)  # the study comes first
+    os.nice(10)  # the study comes first
     serve(_run_location(options.run), PORT if options.port is None else options.port)
     return 0  # Ctrl-C is how it ends, and leaves nothing undone
 

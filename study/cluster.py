@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import yaml
 
 from data.storage import InputError, Location
 from models.memory import MEMORY_ENVIRONMENT
@@ -20,6 +21,7 @@ from study.config import Config
 from study.planning import gpu_share
 
 TASK_RETRIES = 10  # of a task whose process or machine dies; its own exceptions end it
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()  # `ray up` leaves it on the head
 CAPACITY_SECONDS = 2.0  # how long an answer of the cluster about its machines is believed
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -147,25 +149,33 @@ class Capacity:
         return self._slots
 
     def _fitting(self) -> int:
+        limit = self.config.resources.max_concurrent
+        if limit != "auto":  # as it is: an autoscaler is asked for what is waiting
+            return limit
         have = self._resources()
         fits = [int(have.get(name, 0) / n + 1e-6) for name, n in self.per_trial.items() if n]
-        fitting = max(1, min(fits, default=1))
-        limit = self.config.resources.max_concurrent
-        return fitting if limit == "auto" else min(limit, fitting)
+        return max(1, min(fits, default=1))
 
     def _resources(self) -> dict[str, float]:
         have = ray.cluster_resources()
         return {name: max(have.get(name, 0), self._most.get(name, 0)) for name in ("CPU", "GPU")}
 
 
-def _autoscaler_limits() -> dict[str, float]:
-    """The most that the cluster's autoscaler may bring it to; nothing where it has none."""
-    try:
-        from ray._private.state import state
+def _autoscaler_limits(config: Path = BOOTSTRAP) -> dict[str, float]:
+    """The most that `ray up`'s autoscaler may bring the cluster to; nothing where it has none.
 
-        return dict(state.get_max_resources_from_cluster_config() or {})
-    except Exception:  # private: without it, what is there now counts
+    Ray 2.60 can be asked for it, but answers nothing before the first machine has come.
+    """
+    try:
+        cluster = yaml.safe_load(config.read_text())
+    except (OSError, yaml.YAMLError):
         return {}
+    limits = {"CPU": 0.0, "GPU": 0.0}
+    for kind in cluster.get("available_node_types", {}).values():
+        count = min(kind.get("max_workers", 0), cluster.get("max_workers", 0))
+        for name in limits:
+            limits[name] += count * float(kind.get("resources", {}).get(name, 0))
+    return limits
 
 
 class Tasks:

@@ -29,6 +29,7 @@ from models.memory import keep_freed_memory
 from models.training import trainer_options
 from study.choosing import is_better
 from study.config import Config
+from study.material import checkpoint_file
 from study.records import Row
 
 # At least between two checkpoints.
@@ -58,7 +59,7 @@ class Checkpoint:
     """
 
     def __init__(self, run: Location, name: str):
-        self.file = run / "checkpoints" / f"{name}.ckpt"
+        self.file = checkpoint_file(run, name)
 
     def save(self, trainer: L.Trainer) -> None:
         """Write it; a fit can do without, so storage that refuses is no error."""

@@ -72,6 +72,11 @@ class Material:
                     yield {"label_ratio": ratio, "repeat": repeat, "file": file}
 
 
+def checkpoint_file(run: Location, name: str) -> Location:
+    """Where a fit of that name keeps its checkpoint until it ends."""
+    return run / "checkpoints" / f"{name}.ckpt"
+
+
 @lru_cache(maxsize=2)
 def _open(packed: Location, key: str) -> PackedImages:
     return open_packed(packed, key)

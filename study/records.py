@@ -260,7 +260,9 @@ class Ledger:
             self.repaired.append(f"{error}; it is made again from the cards in encoders/")
         except KeyError as missing:
             raise InputError(f"{file}: found no column {missing}; {AGAIN[name]}") from None
-        return Table(schema, key)
+        empty = Table(schema, key)
+        empty.changed = True  # so that it takes the damaged one's place
+        return empty
 
     def _apply_journal(self) -> None:
         """Segments that are damaged are passed over; `repair` finds what they leave undone."""

@@ -380,4 +380,4 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def _last_line(error: object) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines[-1].rstrip(".") if lines else type(error).__name__

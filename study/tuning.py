@@ -29,7 +29,7 @@ from ray.tune.search import Searcher
 
 from study.cells import Cell
 from study.cluster import Capacity, is_out_of_memory, one_line
-from study.material import Material
+from study.material import Material, checkpoint_file
 from study.records import Row
 from study.search import StudySearch, Trial
 
@@ -182,14 +182,12 @@ class CellSearcher(_Stateless, Searcher):
             self.failed = self.failed or caught
 
     def _end(self, trial: Trial, node: str | None, lost: bool) -> None:
-        from study.fitting import Checkpoint
-
         if trial in self.search.postponed:
             return
         if lost:
             self.search.fail(trial, f"its process was lost {LOST_PROCESSES + 1} times")
         self.search.end(trial, node)
-        Checkpoint(self.material.run, trial.fit_name).delete()
+        checkpoint_file(self.material.run, trial.fit_name).delete()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: all state is in the ledger."""

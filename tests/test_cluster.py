@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from conftest import tiny_tree
+from conftest import REPOSITORY, tiny_tree
 from ray import cloudpickle
 
 from data.storage import InputError, Location
@@ -58,8 +58,14 @@ def test_auto_shares_the_gpus_that_there_are() -> None:
 
 
 def test_what_an_autoscaler_may_add_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("study.cluster._autoscaler_limits", lambda: {"CPU": 64.0, "GPU": 8.0})
+    found = cluster._autoscaler_limits(REPOSITORY / "cluster.yaml")
+    assert found == {"CPU": 32.0, "GPU": 8.0}
+    monkeypatch.setattr(cluster, "_autoscaler_limits", lambda: found)
     assert capacity(gpus_per_trial=0.5).slots() == 16
+
+
+def test_a_limit_that_is_given_counts_as_it_is() -> None:
+    assert capacity(gpus_per_trial=0, max_concurrent=64).slots() == 64
 
 
 def share_of_a_gpu() -> float:

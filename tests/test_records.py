@@ -382,6 +382,7 @@ def test_damaged_tables_of_encoders_are_made_again_from_their_cards(
     ledger = Ledger(run)
     assert counts(ledger)["encoders_made"] == counts(ledger)["encoder_epochs"] == 0
     assert ledger.repaired[0].startswith(f"{file}: is damaged")
+    assert Ledger(run).repaired == []
 
 
 # --- Storage that refuses ------------------------------------------------------------------------

@@ -6,6 +6,7 @@ cell's best, and the smaller the rate the slower it rises, so that curves cross.
 
 from __future__ import annotations
 
+import errno
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -499,3 +500,21 @@ def test_optuna_is_told_of_failed_trials(tmp_path: Path) -> None:
     saved(tmp_path, ledger, configure(trials=3))
     check_database(tmp_path, ledger)
     assert open_database(tmp_path, "A@10").trials[1].state == TrialState.FAIL
+
+
+def test_what_storage_refused_of_optunas_file_is_copied_by_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(Location(tmp_path))
+    search, database = StudySearch(configure(), ledger, always), OptunaFile(Location(tmp_path))
+    drive(search, at_once=2, stop_after=150)
+
+    def no_room(self: Location, source: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Location, "upload", no_room)
+        with pytest.raises(OSError, match="No space left"):
+            database.save(search.searches.values())
+    database.save(search.searches.values())
+    check_database(tmp_path, ledger)

@@ -150,16 +150,24 @@ def test_new_records_make_a_new_page_and_torn_ones_keep_the_last(
     assert not (folder / "report.html").exists()  # a server writes no report into a running study
 
 
+def restore_interrupts() -> None:
+    """A shell that starts tests in the background lets them ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_command_serves_until_interrupted(folder: Path) -> None:
-    process = subprocess.Popen(
-        [*SERVE, str(folder), "--port", "0"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.endswith("/ shows live; Ctrl-C ends it\n")
-    assert get(int(line.split("/")[2].split(":")[1]))[0] == 200
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    options: dict[str, Any] = {"cwd": REPOSITORY, "stdout": subprocess.PIPE, "text": True}
+    command = [*SERVE, str(folder), "--port", "0"]
+    with subprocess.Popen(command, preexec_fn=restore_interrupts, **options) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.endswith("/ shows live; Ctrl-C ends it\n")
+            assert get(int(line.split("/")[2].split(":")[1]))[0] == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 def run_command(*arguments: str) -> tuple[int, str]:

@@ -164,6 +164,13 @@ def test_a_uri_that_means_nothing_is_named(uri: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_key_in_a_uri_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InputError) as caught:
+        Location("s3://AKIAXXXX:secret@bucket/runs")
+    assert "secret" not in str(caught.value)
+    assert "environment" in str(caught.value)
+
+
 class Refusing(Location):
     """A folder that refuses so many writes, as a full disk does."""
 

@@ -19,12 +19,12 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+import wandb
 from conftest import environment, tiny_tree
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb.proto.wandb_internal_pb2 import Record
 
-import wandb
 from data.storage import Location
 from study import tracking, wandb_files, wandb_server
 from study.cells import Cell
