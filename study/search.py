@@ -375,6 +375,13 @@ class OptunaFile:
         return self._studies[search.cell]
 
     def _write(self, new: list[tuple[int, int, FrozenTrial]]) -> None:
+        if self.storage.get_head_version() == _SCHEMA:
+            self._write_directly(new)
+            return
+        for study, _, trial in new:
+            self.storage.create_new_trial(study, template_trial=trial)
+
+    def _write_directly(self, new: list[tuple[int, int, FrozenTrial]]) -> None:
         rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in _COLUMNS}
         first = 1 + sum(self._written.values())
         for key, (study, number, trial) in enumerate(new, first):
@@ -388,7 +395,7 @@ class OptunaFile:
                 connection.executemany(statement, rows[table])
 
 
-# Of Optuna's schema 12; tests read what is written back through Optuna.
+_SCHEMA = "v3.2.0.a"  # Optuna's name for it; tests read back through Optuna what is written
 _COLUMNS = {
     "trials": "trial_id, number, study_id, state, datetime_start, datetime_complete",
     "trial_params": "trial_id, param_name, param_value, distribution_json",

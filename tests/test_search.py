@@ -518,3 +518,12 @@ def test_what_storage_refused_of_optunas_file_is_copied_by_the_next_save(
             database.save(search.searches.values())
     database.save(search.searches.values())
     check_database(tmp_path, ledger)
+
+
+@pytest.mark.parametrize("schema", [study.search._SCHEMA, "another"])
+def test_optunas_file_is_the_same_where_optunas_tables_are_not_known(
+    tmp_path: Path, undisturbed: Ledger, monkeypatch: pytest.MonkeyPatch, schema: str
+) -> None:
+    monkeypatch.setattr(study.search, "_SCHEMA", schema)
+    saved(tmp_path, undisturbed, configure())
+    check_database(tmp_path, undisturbed)
