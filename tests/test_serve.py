@@ -150,15 +150,10 @@ def test_new_records_make_a_new_page_and_torn_ones_keep_the_last(
     assert not (folder / "report.html").exists()  # a server writes no report into a running study
 
 
-def restore_interrupts() -> None:
-    """A shell that starts tests in the background lets them ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_the_command_serves_until_interrupted(folder: Path) -> None:
     options: dict[str, Any] = {"cwd": REPOSITORY, "stdout": subprocess.PIPE, "text": True}
     command = [*SERVE, str(folder), "--port", "0"]
-    with subprocess.Popen(command, preexec_fn=restore_interrupts, **options) as process:
+    with subprocess.Popen(command, **options) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
