@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from data.sealing import unseal_end, unseal_parquet
 from data.storage import InputError, Location
 
 if TYPE_CHECKING:  # imported where used: the package must load in an instant
@@ -208,7 +209,12 @@ class Run:
         import numpy as np
 
         file = self.location / "features" / f"{encoder}.npy"
-        found = _read(file, lambda content: np.load(io.BytesIO(content), allow_pickle=False))
+        found = _read(
+            file,
+            lambda sealed: np.load(
+                io.BytesIO(unseal_end(sealed, required=False)), allow_pickle=False
+            ),
+        )
         if found.ndim != 2 or len(found) != len(self.feature_files):
             images = len(self.feature_files)
             raise InputError(f"{file}: found shape {found.shape}, expected ({images}, D)")
@@ -258,7 +264,7 @@ def read_frame(file: Location, columns: dict[str, str]) -> pd.DataFrame:
 
     if not file.is_file():
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
-    frame = _read(file, lambda content: pd.read_parquet(io.BytesIO(content)))
+    frame = _read(file, lambda sealed: pd.read_parquet(io.BytesIO(unseal_parquet(sealed))))
     missing = [name for name in columns if name not in frame]
     if missing:
         raise InputError(f"{file}: no column {missing[0]}; found {' '.join(map(str, frame))}")
@@ -270,4 +276,7 @@ def _read(file: Location, parse: Callable[[bytes], T]) -> T:
         return parse(file.read_bytes())
     except Exception as error:  # the parsers share no base class for a torn file
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{file}: cannot be read ({reason}); expected a whole file") from None
+        raise InputError(
+            f"{file}: cannot be read ({reason}); expected a whole file: put back a copy of it, "
+            f"or delete it and resume"
+        ) from None

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import hashlib
 import io
-import json
 import os
 import tempfile
 import uuid
@@ -35,6 +34,7 @@ from data.folders import (
     read_file,
     read_image,
 )
+from data.sealing import seal_json, unseal_json
 from data.storage import InputError, Location
 
 PACKING_VERSION = 1  # raise it whenever the same files would give other pixels
@@ -111,7 +111,7 @@ def pack_images(
             checksum, size = _checksum(temporary), temporary.stat().st_size
             _publish(temporary, destination / f"{key}.npy")
         index = _index(folder, image_size, fingerprint) | {"blake2b": checksum, "bytes": size}
-        (destination / f"{key}.json").write_text(json.dumps(index))  # last: it says "complete"
+        (destination / f"{key}.json").write_text(seal_json(index))  # last: it says "complete"
     except OSError as error:
         raise InputError(_cannot_write(destination, error)) from None
     return key, True
@@ -163,8 +163,7 @@ def _is_whole(destination: Location, key: str) -> bool:
 
 
 def _read_index(destination: Location, key: str) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads((destination / f"{key}.json").read_text())
-    return index
+    return unseal_json((destination / f"{key}.json").read_text())
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from data.sealing import digest, seal_json, unseal_json
 from data.storage import InputError, Location
 from study.cells import VARIANTS, Cell
 from study.material import Material
@@ -72,11 +73,11 @@ def plan_encoder(material: Material, cell: Cell, repeat: int | None) -> EncoderP
 def read_card(plan: EncoderPlan, run: Location) -> dict[str, Any] | None:
     """What was recorded of a pretrained encoder; None where it is not there yet, or torn."""
     try:
-        card = json.loads(plan.card(run).read_text())
+        card = unseal_json(plan.card(run).read_text())
         weights = plan.weights(run).read_bytes()
     except (FileNotFoundError, ValueError):
         return None
-    whole = _checksum(weights) == card.get("checksum")
+    whole = digest(weights) == card.get("checksum")
     return card if whole else None
 
 
@@ -89,10 +90,9 @@ def load_encoder(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     from models.weights import from_bytes
 
     file = plan.weights(material.run)
-    try:
-        return from_bytes(file.read_bytes())[0]
-    except ValueError as error:
-        raise InputError(f"{file}: {error}; delete it and resume to make it again") from None
+    if read_card(plan, material.run) is None:
+        raise InputError(f"{file}: it or its card is damaged; resume, and it is made again")
+    return from_bytes(file.read_bytes())[0]
 
 
 def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
@@ -154,11 +154,7 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     }
     card = {"row": row, "epochs": [{"encoder": plan.key, **epoch} for epoch in epochs]}
     plan.weights(material.run).write_bytes(content)
-    whole = card | {"checksum": _checksum(content), "width": settings.width}
-    plan.card(material.run).write_text(json.dumps(whole, indent=1))
+    whole = card | {"checksum": digest(content), "width": settings.width}
+    plan.card(material.run).write_text(seal_json(whole))
     checkpoint.delete()
     return card
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -7,7 +7,6 @@ and labelled images, the same for every variant, so that variants can be compare
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.packing import image_from_bytes
+from data.sealing import digest, seal_json, unseal_json
 from data.storage import InputError, Location
 from study.cells import Cell, cells_of
 from study.choosing import best_repeat, winner
@@ -47,9 +47,16 @@ class Repeat:
 def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
     """What is still to be evaluated, the longest first so that none is left for the end.
 
-    A study that has grown may have chosen another learning rate: its cell is evaluated anew.
+    A study that has grown may have chosen another learning rate: its cell is evaluated anew. A
+    cell whose model is gone has its best repeat run again, which leaves it.
     """
-    done = {(row["cell"], row["repeat"], row["lr"]) for row in ledger.rows("evaluations")}
+    rows = ledger.rows("evaluations")
+    done = {(row["cell"], row["repeat"], row["lr"]) for row in rows}
+    for name in {row["cell"] for row in rows}:
+        if not (_model_file(ledger.run, name).is_file() and _card_file(ledger.run, name).is_file()):
+            best = best_repeat([r for r in rows if r["cell"] == name], config.search.metric)
+            assert best is not None
+            done.discard((name, best["repeat"], best["lr"]))
     for cell in sorted(cells_of(config), key=lambda cell: -cell.label_ratio):
         trials = [row for row in ledger.rows("trials") if row["cell"] == cell.name]
         chosen = winner(trials, config.search.metric)
@@ -129,15 +136,16 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
     best = best_repeat([*others, own], material.config.search.metric)
     weights = repeat.weights(material.run)
     if best is own:
-        _model_file(material.run, repeat.cell.name).write_bytes(weights.read_bytes())
+        content = weights.read_bytes()
+        _model_file(material.run, repeat.cell.name).write_bytes(content)
         card = own | {
+            "checksum": digest(content),
             "species": list(material.species),
             "image_size": material.images.image_size,
             "width": material.config.encoder.width,
             "normalise": material.config.encoder.normalise,
         }
-        text = json.dumps(card, indent=1)
-        (material.run / "models" / f"{repeat.cell.name}.json").write_text(text)
+        _card_file(material.run, repeat.cell.name).write_text(seal_json(card))
     for table, rows in (
         ("evaluation_epochs", result["epochs"]),
         ("predictions", result["predictions"]),
@@ -153,6 +161,10 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
 
 def _model_file(run: Location, cell: str) -> Location:
     return run / "models" / f"{cell}.safetensors"
+
+
+def _card_file(run: Location, cell: str) -> Location:
+    return run / "models" / f"{cell}.json"
 
 
 def predict(run: Location, metric: str, images: list[Location]) -> list[dict[str, Any]]:
@@ -209,11 +221,17 @@ def predict(run: Location, metric: str, images: list[Location]) -> list[dict[str
 
 
 def _read_model(run: Location, cell: str) -> tuple[dict[str, Any], bytes]:
-    card = run / "models" / f"{cell}.json"
+    again = f"expected the model of {cell}; delete it and resume, which trains it again"
+    file = _card_file(run, cell)
     try:
-        return json.loads(card.read_text()), _model_file(run, cell).read_bytes()
+        card = unseal_json(file.read_text())
+        file = _model_file(run, cell)
+        content = file.read_bytes()
     except (FileNotFoundError, ValueError):
-        raise InputError(f"{card}: missing or damaged, expected the model of {cell}") from None
+        raise InputError(f"{file}: is missing or damaged, {again}") from None
+    if digest(content) != card["checksum"]:
+        raise InputError(f"{file}: is damaged (its checksum is wrong), {again}")
+    return card, content
 
 
 def _read_image(image: Location, image_size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data.sealing import seal_end, unseal_end
 from data.storage import Location
 from study.encoders import EncoderPlan, load_encoder
 from study.material import Material
@@ -25,6 +26,15 @@ FILES = pa.schema({"file": TEXT, "split": TEXT, "species": TEXT})
 
 def features_file(run: Location, encoder: str) -> Location:
     return run / "features" / f"{encoder}.npy"
+
+
+def has_features(run: Location, encoder: str) -> bool:
+    """Whether they are there, and whole."""
+    try:
+        unseal_end(features_file(run, encoder).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def extract_features(material: Material, encoder: str, plan: EncoderPlan | None) -> str:
@@ -59,7 +69,7 @@ def extract_features(material: Material, encoder: str, plan: EncoderPlan | None)
             parts.append(adaptive_avg_pool2d(maps.float(), grid).flatten(1).cpu().numpy())
     content = io.BytesIO()
     np.save(content, np.concatenate(parts).astype(np.float32))
-    features_file(material.run, encoder).write_bytes(content.getvalue())
+    features_file(material.run, encoder).write_bytes(seal_end(content.getvalue()))
     return encoder
 
 

@@ -21,7 +21,7 @@ from data.packing import node_cache, pack_images
 from data.storage import InputError, Location, StorageError
 from study.config import Config, PooledSplit, config_from, differences
 from study.material import Material
-from study.records import LABELS, read_study, write_study, write_table
+from study.records import LABELS, amiss, read_study, write_study, write_table
 
 # While a study runs, storage may refuse for so many seconds: a full disk, a server's restart.
 STORAGE_PATIENCE = float(os.environ.get("MARIPOSA_STORAGE_PATIENCE", 180.0))
@@ -85,7 +85,7 @@ def open_study(config: Config, run: Location) -> dict[str, Any]:
             f"expected the same, or another --name"
         )
     grows = config.search.trials > before.search.trials
-    if study["state"] != "COMPLETE" or grows:
+    if study["state"] != "COMPLETE" or grows or amiss(run, config.evaluation.repeats):
         study["state"] = "RUNNING"
     study["config"] = config.model_dump(mode="json")
     return study

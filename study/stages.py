@@ -12,7 +12,7 @@ from data.storage import InputError, Location, StorageError
 from study.cells import Cell, cells_of
 from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
 from study.evaluation import Repeat, evaluate, record, repeats_to_run
-from study.features import CONTROLS, extract_features, features_file, write_feature_files
+from study.features import CONTROLS, extract_features, has_features, write_feature_files
 from study.gpu_memory import measure, share_for
 from study.material import Material
 from study.pretraining import EncoderPool
@@ -202,10 +202,13 @@ class Stages:
         self.pool.want(self.cells, [None])
         if not self.pool.plans or self.config.evaluation.repeats == 0:
             return
-        self.progress.enter("features")
+        self.progress.enter("features", self._encoders_in_work)
+        while self.pool.in_work:  # one that was damaged
+            self.pool.collect(0.5)
+            self.tick()
         tasks = Tasks(extract_features, self.capacity)
         for encoder in (*sorted(self.pool.made), *CONTROLS):
-            if not features_file(self.material.run, encoder).is_file():
+            if not has_features(self.material.run, encoder):
                 tasks.add(encoder, self.material, encoder, self.pool.plans.get(encoder))
         write_feature_files(self.material)
         while len(tasks):

@@ -17,6 +17,7 @@ import os
 import shlex
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -355,7 +356,8 @@ def use_token() -> str:
     """
     token = Path("~/.ray/auth_token").expanduser()
     given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if "RAY_AUTH_MODE" in os.environ or not (given or token.is_file()):
+    set_already = "RAY_AUTH_MODE" in os.environ or "ray" in sys.modules
+    if set_already or not (given or token.is_file()):
         return ""
     os.environ["RAY_AUTH_MODE"] = "token"
     return "RAY_AUTH_MODE=token "

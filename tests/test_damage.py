@@ -30,7 +30,7 @@ from study.encoders import plan_encoder, read_card
 from study.evaluation import predict, repeats_to_run
 from study.fitting import Checkpoint
 from study.material import Material
-from study.records import Ledger, read_study, write_study
+from study.records import Ledger, amiss, read_study
 from study.search import StudySearch
 
 pytestmark = pytest.mark.timeout(600)
@@ -70,12 +70,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it, as if interrupted at its very end, to be spoilt."""
+    """A copy of it, to be spoilt."""
     shutil.copytree(finished / "out", tmp_path / "out")
-    folder = tmp_path / "out" / "tiny"
-    study = read_study(Location(folder))
-    write_study(Location(folder), study | {"state": "INTERRUPTED"})
-    return folder
+    return tmp_path / "out" / "tiny"
 
 
 def material(run: Path) -> Material:
@@ -120,8 +117,9 @@ def results(run: Path) -> list[str]:
 
 
 def test_a_resume_repairs_all_that_can_be_made_again(finished: Path, run: Path) -> None:
+    encoder = next((run / "encoders").glob("*.safetensors"))
     packed = next((run.parent / "packed").glob("*.npy"))
-    for file in (packed, run / "study.yaml", run / "encoder_epochs.parquet"):
+    for file in (encoder, packed, run / "study.yaml", run / "encoder_epochs.parquet"):
         flip(file)
     for file in (run / "optuna.db", run / "labels.parquet", run / "encoders_made.parquet"):
         cut(file)
@@ -129,6 +127,9 @@ def test_a_resume_repairs_all_that_can_be_made_again(finished: Path, run: Path) 
     (run / "journal" / "000001.jsonl").write_text('["trials", {"trial_id": "A@100-000"')
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "A@100-000.ckpt").write_bytes(b"no checkpoint")
+    cut(run / "features" / "random.npy")
+    flip(run / "features" / "pixels.npy")
+    (run / "models" / "A@100.json").unlink()
     code, err = mariposa(finished, "resume", str(run))
     assert code == 0, err
     assert results(run) == results(finished / "out" / "tiny")
@@ -136,7 +137,10 @@ def test_a_resume_repairs_all_that_can_be_made_again(finished: Path, run: Path) 
         original = pd.read_parquet(finished / "out" / "tiny" / f"{name}.parquet")
         found = pd.read_parquet(run / f"{name}.parquet")
         assert found.shape == original.shape
+    assert encoder.read_bytes() == (finished / "out/tiny/encoders" / encoder.name).read_bytes()
     assert packed.read_bytes() == (finished / "out/packed" / packed.name).read_bytes()
+    for name in ("features/random.npy", "features/pixels.npy", "models/A@100.safetensors"):
+        assert (run / name).read_bytes() == (finished / "out/tiny" / name).read_bytes()
     trials = optuna.load_study(study_name="A@100", storage=f"sqlite:///{run / 'optuna.db'}").trials
     assert len(trials) == 2
     assert not list((run / "journal").iterdir())
@@ -197,6 +201,18 @@ def test_damaged_evaluations(run: Path, name: str, spoil: Spoil) -> None:
     assert StudySearch(config_of(run), ledger, lambda cell: True).finished
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["trials.parquet", "predictions.parquet", "features/random.npy", "encoders_made.parquet"],
+)
+def test_a_finished_study_is_not_finished_while_a_record_is_damaged(run: Path, name: str) -> None:
+    assert amiss(Location(run), 1) == []
+    flip(run / name)
+    assert amiss(Location(run), 1) == [name]
+    (run / name).unlink()
+    assert amiss(Location(run), 1) == ([name] if name != "encoders_made.parquet" else [])
+
+
 def test_whole_records_leave_nothing_to_do(run: Path) -> None:
     ledger = Ledger(Location(run))
     assert ledger.repaired == []
@@ -221,7 +237,8 @@ def test_a_damaged_journal_segment_costs_what_it_recorded(run: Path) -> None:
     assert not [e for e in ledger.rows("epochs") if e["trial_id"] == "A@100-001"]
 
 
-@pytest.mark.parametrize(("suffix", "spoil"), [("npy", cut), ("npy", flip), ("json", cut)])
+@both
+@pytest.mark.parametrize("suffix", ["npy", "json"])
 def test_damaged_packed_images(finished: Path, run: Path, suffix: str, spoil: Spoil) -> None:
     file = next((run.parent / "packed").glob(f"*.{suffix}"))
     spoil(file)
@@ -237,9 +254,8 @@ def test_damaged_packed_images(finished: Path, run: Path, suffix: str, spoil: Sp
     )
 
 
-@pytest.mark.parametrize(
-    ("suffix", "spoil"), [("safetensors", cut), ("safetensors", flip), ("json", cut)]
-)
+@both
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
 def test_a_damaged_encoder_is_pretrained_again(run: Path, suffix: str, spoil: Spoil) -> None:
     study = material(run)
     plan = plan_encoder(study, cells_of(study.config)[-1], None)
@@ -262,7 +278,8 @@ def test_a_damaged_checkpoint_is_none(run: Path, tmp_path: Path, spoil: Spoil) -
     assert checkpoint.fetch(tmp_path) is None
 
 
-@pytest.mark.parametrize(("suffix", "spoil"), [("safetensors", cut), ("json", cut)])
+@both
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
 def test_a_damaged_model_is_named(finished: Path, run: Path, suffix: str, spoil: Spoil) -> None:
     image = Location(next((finished / "images" / "test").rglob("*.png")))
     (answer,) = predict(Location(run), "val_f1", [image])

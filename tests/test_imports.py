@@ -45,7 +45,10 @@ def test_imports_go_one_way(module: Path) -> None:
     assert not tops & FORBIDDEN[package]
     assert ("ray" in tops) <= (name_of(module) in USE_RAY)
     if package == "analysis":
-        assert {name.split(".")[1] for name in names if name.startswith("data.")} <= {"storage"}
+        assert {name.split(".")[1] for name in names if name.startswith("data.")} <= {
+            "sealing",
+            "storage",
+        }
 
 
 def test_the_modules_that_may_use_ray_do() -> None:

@@ -257,6 +257,10 @@ def test_only_what_is_not_yet_evaluated_is_run(material: Material, tmp_path: Pat
             ledger.put("trials", trial | more)
     waiting = list(repeats_to_run(material.config, ledger))
     assert [(one.cell.name, one.lr) for one in waiting] == [("A@100", 0.007), ("A@50", 0.007)]
+    for cell in ("A@50", "A@100"):  # each has its model
+        for kind in ("json", "safetensors"):
+            (tmp_path / "models").mkdir(exist_ok=True)
+            (tmp_path / "models" / f"{cell}.{kind}").touch()
     ledger.put("evaluations", {"cell": "A@100", "repeat": 0, "lr": 7e-3})
     ledger.put("evaluations", {"cell": "A@50", "repeat": 0, "lr": 2e-3})
     again = [one.cell.name for one in repeats_to_run(material.config, ledger)]
