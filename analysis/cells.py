@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.answer import minus
 from analysis.page import Cell
 
 Values = Mapping[Any, Any]
@@ -52,8 +53,3 @@ def p_value(row: Values, name: str, key: str) -> Cell:
     found = row[name]
     text = "<\xa00.001" if found < 0.001 else f"{found:.3f}"
     return Cell(NONE if pd.isna(found) else text, key=f"{key} {name}")
-
-
-def minus(text: str) -> str:
-    """Hyphens before a digit as minus signs."""
-    return text.replace("-", "−")

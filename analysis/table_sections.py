@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import charts, tables
-from analysis.cells import minus, p_value, ratio, value, with_interval, word
+from analysis.answer import minus
+from analysis.cells import p_value, ratio, value, with_interval, word
 from analysis.load import Run, cell_name
 from analysis.page import Cell, Grid, Row, Section
 from analysis.shown import Shown

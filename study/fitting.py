@@ -10,7 +10,6 @@ The order at the end of an epoch matters:
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import tempfile
@@ -24,6 +23,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
+from data.sealing import seal_end, unseal_end
 from data.storage import Location
 from models.memory import keep_freed_memory
 from models.training import trainer_options
@@ -51,7 +51,7 @@ def use_device(config: Config) -> torch.device:
 
 
 class Checkpoint:
-    """A fit's checkpoint on the study's storage, with its checksum in front.
+    """A fit's checkpoint on the study's storage, sealed.
 
     Args:
         run: the run's folder.
@@ -68,7 +68,7 @@ class Checkpoint:
                 local = Path(folder) / "fit.ckpt"
                 trainer.save_checkpoint(local)
                 content = local.read_bytes()
-            Location(self.file).write_bytes(_digest(content) + content)  # impatient
+            Location(self.file).write_bytes(seal_end(content))  # impatient
         except OSError as error:
             log.warning("%s: cannot be written (%s), going on without", self.file, error)
 
@@ -78,13 +78,11 @@ class Checkpoint:
     def fetch(self, folder: Path) -> Path | None:
         """A local copy for Lightning; None where there is none, or a damaged one."""
         try:
-            content = self.file.read_bytes()
-        except FileNotFoundError:
-            return None
-        if _digest(content[32:]) != content[:32]:
+            content = unseal_end(self.file.read_bytes())
+        except (FileNotFoundError, ValueError):
             return None
         local = folder / "fit.ckpt"
-        local.write_bytes(content[32:])
+        local.write_bytes(content)
         return local
 
 
@@ -201,7 +199,3 @@ def make_trainer(device: torch.device, **options: Any) -> L.Trainer:
         use_distributed_sampler=False,
         **trainer_options() | options,
     )
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=32).digest()

@@ -7,12 +7,8 @@ one whose driver is killed and that is then resumed, and one in which trials fai
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +16,7 @@ import optuna
 import pandas as pd
 import pytest
 import yaml
+from conftest import World, environment
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
 from data.demo import SPECIES, write_demo
@@ -57,47 +54,25 @@ CELLS = {f"{v}@{r}" for v in ("A", "B0", "B1", "B2") for r in (50, 100)}
 pytestmark = pytest.mark.timeout(600)
 
 
-@dataclass(frozen=True)
-class World:
-    """A folder with images and a configuration, and how to run commands in it."""
-
-    folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return os.environ | {"MARIPOSA_CACHE": str(self.folder / "cache")}
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "study", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=400)
-        return process.returncode, out, err
+class PipelineWorld(World):
+    """With images and the tiny configuration in its folder."""
 
     def study(self, out: str, *more: str) -> tuple[str, ...]:
         return ("run", "tiny.yaml", "--data", "images", "--out", out, *more)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> PipelineWorld:
     folder = tmp_path_factory.mktemp("world")
     write_demo(
         folder / "images", train_per_species=6, valid_per_species=2, test_per_species=3, size=48
     )
     (folder / "tiny.yaml").write_text(TINY)
-    return World(folder)
+    return PipelineWorld(folder, environment(MARIPOSA_CACHE=str(folder / "cache")))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: World) -> Path:
+def undisturbed(world: PipelineWorld) -> Path:
     code, out, err = world.run(*world.study("undisturbed"))
     assert code == 0, err
     assert out.splitlines()[-1] == "undisturbed/tiny/report.html"
@@ -105,7 +80,7 @@ def undisturbed(world: World) -> Path:
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(world: World) -> Path:
+def killed_and_resumed(world: PipelineWorld) -> Path:
     """A study whose driver gets SIGKILL in the middle of its search, and Ctrl-C after that."""
     run = world.folder / "killed" / "tiny"
     driver = world.start(*world.study("killed"))
@@ -283,7 +258,7 @@ def test_a_killed_study_ends_as_an_undisturbed_one(
         assert (undisturbed / name).read_text() == (killed_and_resumed / name).read_text()
 
 
-def test_a_finished_study_is_only_reported_again(world: World, undisturbed: Path) -> None:
+def test_a_finished_study_is_only_reported_again(world: PipelineWorld, undisturbed: Path) -> None:
     report = undisturbed / "report.html"
     report.unlink()
     before = (undisturbed / "trials.parquet").stat().st_mtime_ns
@@ -298,7 +273,9 @@ def test_a_finished_study_is_only_reported_again(world: World, undisturbed: Path
     assert "training.max_epochs" in err
 
 
-def test_leaderboard_and_predict_read_a_finished_study(world: World, undisturbed: Path) -> None:
+def test_leaderboard_and_predict_read_a_finished_study(
+    world: PipelineWorld, undisturbed: Path
+) -> None:
     code, out, _ = world.run(
         "leaderboard", "undisturbed/tiny", "--cell", "B1@50", "--top", "2", "--json"
     )
@@ -315,7 +292,7 @@ def test_leaderboard_and_predict_read_a_finished_study(world: World, undisturbed
     assert answer["probability"] == max(answer["probabilities"].values())
 
 
-def test_failing_trials_do_not_stop_a_study(world: World) -> None:
+def test_failing_trials_do_not_stop_a_study(world: PipelineWorld) -> None:
     """A learning rate of 1e30 gives a loss that is not finite: every trial but the first fails."""
     more = ("--name", "failing", "--set", "search.lr=[1e-4, 1e30]", "--set", "search.trials=2")
     few = ("--set", "cells.variants=[A]", "--set", "cells.label_ratios=[100]")
@@ -329,7 +306,7 @@ def test_failing_trials_do_not_stop_a_study(world: World) -> None:
     assert "1 of 2 trials failed" in out
 
 
-def test_a_cell_in_which_all_failed_is_an_empty_row_with_the_reason(world: World) -> None:
+def test_a_cell_in_which_all_failed_is_an_empty_row_with_the_reason(world: PipelineWorld) -> None:
     more = ("--name", "hopeless", "--set", "search.lr=[1e29, 1e30]", "--set", "search.trials=2")
     few = ("--set", "cells.variants=[A]", "--set", "cells.label_ratios=[100]")
     code, _, err = world.run(*world.study("failing", *more, *few))
@@ -340,7 +317,7 @@ def test_a_cell_in_which_all_failed_is_an_empty_row_with_the_reason(world: World
     assert "FloatingPointError" in row.reason
 
 
-def test_a_folder_without_train_is_pooled_and_says_so(world: World) -> None:
+def test_a_folder_without_train_is_pooled_and_says_so(world: PipelineWorld) -> None:
     pool = world.folder / "images" / "train"
     few = ("--set", "cells.variants=[A]", "--set", "cells.label_ratios=[100]")
     split = ("--set", "data.split={pooled: {test_per_class: 2, valid_per_class: 1}}")

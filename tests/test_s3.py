@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import witness
 import yaml
-from conftest import SPECIES, tiny_tree
+from conftest import SPECIES, World, tiny_tree
 
 from analysis.load import load
 from data.storage import InputError, Location
@@ -83,29 +83,6 @@ def wait_for_port(port: int) -> None:
         except OSError:
             assert time.monotonic() < limit, "moto's server does not start"
             time.sleep(0.1)
-
-
-@dataclass(frozen=True)
-class World:
-    """An empty working folder, and commands in it."""
-
-    folder: Path
-    environment: dict[str, str]
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "study", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=250)
-        return process.returncode, out, err
 
 
 @pytest.fixture(scope="module")
