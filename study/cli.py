@@ -201,7 +201,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from study.config import config_from
-    from study.evaluation import predict
+    from study.prediction import predict
     from study.records import read_study
 
     run = _run_location(options.run)

@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from data.packing import image_from_bytes
-from data.sealing import digest, seal_json, unseal_json
-from data.storage import InputError, Location
+from data.sealing import digest, seal_json
+from data.storage import Location
 from study.cells import Cell, cells_of
 from study.choosing import best_repeat, winner
+from study.classifiers_kept import card_file, model_file
 from study.config import Config
 from study.material import Material
-from study.records import Ledger, Row, read_table
+from study.records import Ledger, Row
 from study.seeds import seed_for
 
 TEST_METRICS = ("test_loss", "test_acc", "test_f1", "test_precision", "test_recall")
@@ -53,7 +51,7 @@ def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
     rows = ledger.rows("evaluations")
     done = {(row["cell"], row["repeat"], row["lr"]) for row in rows}
     for name in {row["cell"] for row in rows}:
-        if not (_model_file(ledger.run, name).is_file() and _card_file(ledger.run, name).is_file()):
+        if not (model_file(ledger.run, name).is_file() and card_file(ledger.run, name).is_file()):
             best = best_repeat([r for r in rows if r["cell"] == name], config.search.metric)
             assert best is not None
             done.discard((name, best["repeat"], best["lr"]))
@@ -137,7 +135,7 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
     weights = repeat.weights(material.run)
     if best is own:
         content = weights.read_bytes()
-        _model_file(material.run, repeat.cell.name).write_bytes(content)
+        model_file(material.run, repeat.cell.name).write_bytes(content)
         card = own | {
             "checksum": digest(content),
             "species": list(material.species),
@@ -145,7 +143,7 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
             "width": material.config.encoder.width,
             "normalise": material.config.encoder.normalise,
         }
-        _card_file(material.run, repeat.cell.name).write_text(seal_json(card))
+        card_file(material.run, repeat.cell.name).write_text(seal_json(card))
     for table, rows in (
         ("evaluation_epochs", result["epochs"]),
         ("predictions", result["predictions"]),
@@ -157,108 +155,3 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
     ledger.put("evaluations", result["row"])
     ledger.flush()
     weights.delete()
-
-
-def _model_file(run: Location, cell: str) -> Location:
-    return run / "models" / f"{cell}.safetensors"
-
-
-def _card_file(run: Location, cell: str) -> Location:
-    return run / "models" / f"{cell}.json"
-
-
-def predict(run: Location, metric: str, images: list[Location]) -> list[dict[str, Any]]:
-    """Species and probabilities of images by the study's best classifier on validation.
-
-    Returns:
-        An object an image: ``file``, ``cell``, ``species``, ``probability``, ``probabilities``
-        (species -> probability, largest first) and ``on_test``: how often the same classifier
-        was right on test images that it gave this species, and those among them that it was
-        about as sure of.
-
-    Raises:
-        InputError: the run has no model, a file is damaged or no image.
-    """
-    import torch
-
-    from data.module import Batches
-    from models.classifiers import build_classifier
-    from models.weights import from_bytes
-
-    chosen = best_repeat(read_table(run / "evaluations.parquet"), metric)
-    if chosen is None:
-        raise InputError(f"{run}: has no evaluated classifier, expected a run with repeats >= 1")
-    card, content = _read_model(run, chosen["cell"])
-    try:
-        state, _ = from_bytes(content)
-    except ValueError as error:
-        raise InputError(f"{_model_file(run, chosen['cell'])}: {error}") from None
-    encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
-    pretrained = chosen["variant"] in ("B1", "B2")
-    network = build_classifier(
-        chosen["variant"],
-        num_classes=len(card["species"]),
-        image_size=card["image_size"],
-        width=card["width"],
-        encoder_state=encoder if pretrained else None,
-        normalise=card["normalise"],
-    )
-    network.load_state_dict(state)
-    network.eval()
-    pixels = np.stack([_read_image(image, card["image_size"]) for image in images])
-    with torch.inference_mode():
-        batches = Batches(pixels, np.zeros(len(pixels)), np.arange(len(pixels)), 64)
-        chances = np.concatenate([network(inputs).softmax(1).numpy() for inputs, _ in batches])
-    tested = [
-        row
-        for row in read_table(run / "predictions.parquet")
-        if (row["cell"], row["repeat"]) == (card["cell"], card["repeat"])
-    ]
-    return [
-        _describe(str(image), chosen["cell"], card["species"], chance, tested)
-        for image, chance in zip(images, chances, strict=True)
-    ]
-
-
-def _read_model(run: Location, cell: str) -> tuple[dict[str, Any], bytes]:
-    again = f"expected the model of {cell}; delete it and resume, which trains it again"
-    file = _card_file(run, cell)
-    try:
-        card = unseal_json(file.read_text())
-        file = _model_file(run, cell)
-        content = file.read_bytes()
-    except (FileNotFoundError, ValueError):
-        raise InputError(f"{file}: is missing or damaged, {again}") from None
-    if digest(content) != card["checksum"]:
-        raise InputError(f"{file}: is damaged (its checksum is wrong), {again}")
-    return card, content
-
-
-def _read_image(image: Location, image_size: int) -> np.ndarray:
-    try:
-        return image_from_bytes(image.read_bytes(), image_size)
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{image}: found no such file, expected an image") from None
-    except InputError as error:
-        raise InputError(f"{image}: {error}") from None
-
-
-def _describe(
-    file: str, cell: str, species: list[str], chances: np.ndarray, tested: list[Row]
-) -> dict[str, Any]:
-    order = np.argsort(-chances, kind="stable")
-    name, sure = species[order[0]], float(chances[order[0]])
-    same = [row for row in tested if row["pred"] == name]
-    alike = [row for row in same if abs(row["probability"] - sure) <= 0.15]
-    return {
-        "file": file,
-        "cell": cell,
-        "species": name,
-        "probability": sure,
-        "probabilities": {species[i]: float(chances[i]) for i in order},
-        "on_test": {"same_species": _right(same), "and_as_sure": _right(alike)},
-    }
-
-
-def _right(rows: list[Row]) -> dict[str, int]:
-    return {"images": len(rows), "right": sum(row["true"] == row["pred"] for row in rows)}

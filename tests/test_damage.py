@@ -27,9 +27,10 @@ from data.storage import InputError, Location
 from study.cells import cells_of
 from study.config import Config, config_from
 from study.encoders import plan_encoder, read_card
-from study.evaluation import predict, repeats_to_run
+from study.evaluation import repeats_to_run
 from study.fitting import Checkpoint
 from study.material import Material
+from study.prediction import predict
 from study.records import Ledger, amiss, read_study
 from study.search import StudySearch
 
