@@ -5,19 +5,19 @@ Species and files are told apart by their places in lists, so that each name is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures import VARIANT_NAMES, VARIANT_STYLE
+from analysis.drawing import variant_name, variant_styles
 from analysis.leaderboard import METRIC_NAMES, first_line, leaderboard, winners
 from analysis.load import Run
 from analysis.statistics import METRICS
 from analysis.thumbnails import MOST, SIZE, Thumbnails
 
 Data = dict[str, Any]
-OTHER_COLOUR = "#d55e00"
 
 
 def efficiency(table: pd.DataFrame) -> Data:
@@ -33,14 +33,13 @@ def efficiency(table: pd.DataFrame) -> Data:
         for metric in METRICS:
             ends = [_numbers(rows[f"test_{metric}{end}"]) for end in ("", "_low", "_high")]
             points[metric] = list(map(list, zip(*ends, strict=True)))
-        lines.append(_style(str(variant)) | points)
+        lines.append(_style(str(variant), known["variant"].unique()) | points)
     return {"lines": lines}
 
 
-def _style(variant: str) -> Data:
-    colour = VARIANT_STYLE.get(variant, (OTHER_COLOUR, "v"))[0]
-    name = VARIANT_NAMES.get(variant, variant)
-    return {"variant": variant, "name": name, "colour": colour}
+def _style(variant: str, among: Iterable[str]) -> Data:
+    colour = variant_styles(list(among))[variant][0]
+    return {"variant": variant, "name": variant_name(variant), "colour": colour}
 
 
 def trials(run: Run) -> Data:
@@ -59,7 +58,7 @@ def trials(run: Run) -> Data:
     columns["error"] = [first_line(error) for error in ranked["error"]]
     cells = [{"cell": c, "variant": v, "ratio": r} for c, v, r in run.cells]
     names = {"metric": run.metric, "metric_name": METRIC_NAMES[run.metric]}
-    styles = [_style(variant) for variant in run.variants]
+    styles = [_style(variant, run.variants) for variant in run.variants]
     return {"columns": columns, "cells": cells, "variants": styles, **names}
 
 

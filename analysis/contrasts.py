@@ -6,7 +6,7 @@ difference is decided where its p-value, after Holm over all ratios and contrast
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,32 @@ CONTRASTS = (
     Contrast("pretrained", "random", "pretraining a frozen encoder", probe=True),
     Contrast("pretrained", "pixels", "a pretrained encoder against raw pixels", probe=True),
 )
-EFFECTS = {contrast.name: contrast.effect for contrast in CONTRASTS}
+
+
+def asked(scores: Iterable[str]) -> list[Contrast]:
+    """What is compared in a study: `CONTRASTS`, and the same for each encoder's recipe.
+
+    Args:
+        scores: the cells that have a result, as ``B2-denoising@10``.
+    """
+    found = list(CONTRASTS)
+    for name in sorted({cell.partition("@")[0] for cell in scores}):
+        base, _, recipe = name.partition("-")
+        if not recipe:
+            continue
+        what = f"the encoder {recipe} instead of the common one"
+        if base in ("B1", "B2"):
+            found.append(Contrast(name, base, what))
+        if base == "B2":
+            own = f"B0-{recipe}"
+            found.append(Contrast(name, own, f"pretraining ({recipe})"))
+            found.append(Contrast(name, "B0", f"pretraining ({recipe})"))
+        if base == "pretrained":
+            found.append(Contrast(name, base, what, probe=True))
+            found.append(Contrast(name, "random", f"pretraining ({recipe}), frozen", probe=True))
+    return found
+
+
 COLUMNS = ["contrast", "effect", "descriptive", "label_ratio", "metric", "difference", "low"]
 COLUMNS += ["high", "p", "p_holm", "verdict", "repeats", "n"]
 
@@ -75,7 +100,7 @@ def pairs(
         ratios: label ratios, percent.
     """
     found = {}
-    for contrast in CONTRASTS:
+    for contrast in asked(scores):
         for ratio in sorted(ratios):
             both = [scores.get(cell_name(each, ratio)) for each in (contrast.one, contrast.other)]
             one, other = both

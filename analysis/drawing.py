@@ -8,7 +8,7 @@ that a page can show the same SVG in light and in dark.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,13 @@ VARIANT_NAMES = {
     "B1": "B1: pretrained, frozen",
     "B2": "B2: pretrained, fine-tuned",
 }
+# Tints of a variant's own colour, for the recipes of encoders.
+RECIPE_COLOURS = {
+    "B0": ("#c77c02", "#f4c064", "#8f5a00", "#ffd98f"),
+    "B1": ("#4cc3a0", "#006b4e", "#8adcc3", "#00452f"),
+    "B2": ("#56b4e9", "#004a75", "#8fcdf1", "#002b45"),
+}
+RECIPE_MARKERS = ("P", "X", "v", "<", ">", "*")
 
 _STYLE: Any = {
     "font.family": ["DejaVu Sans"],
@@ -100,9 +107,26 @@ def cell_grid_size(variants: Sequence[str], ratios: Sequence[int]) -> tuple[floa
     return max(4.5, 1.1 + 1.7 * len(ratios)), 1.0 + 1.4 * len(variants)
 
 
-def variant_style(variant: str) -> tuple[str, str]:
-    """A variant's colour and marker."""
-    return VARIANT_STYLE.get(variant, (RED, "v"))
+def variant_styles(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Each variant's colour and marker; those with a recipe of their own come after the plain."""
+    names = sorted({variant.partition("-")[2] for variant in variants} - {""})
+    found = {}
+    for variant in variants:
+        base, _, recipe = variant.partition("-")
+        colour, marker = VARIANT_STYLE.get(base, (RED, "v"))
+        if recipe:
+            place = names.index(recipe)
+            colour = RECIPE_COLOURS[base][place % len(RECIPE_COLOURS[base])]
+            marker = RECIPE_MARKERS[place % len(RECIPE_MARKERS)]
+        found[variant] = (colour, marker)
+    return found
+
+
+def variant_name(variant: str) -> str:
+    """A variant's name, and what it is."""
+    base, _, recipe = variant.partition("-")
+    name = VARIANT_NAMES.get(base, base)
+    return name.replace(base, variant, 1) if recipe else name
 
 
 def shorten(name: str, length: int = 26) -> str:

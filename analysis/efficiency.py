@@ -9,7 +9,7 @@ the curve and the accuracy to be reached move together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.load import cell_name
 from analysis.statistics import CellScores, Draws, spread_of
 
-PAIRS = (("B2", "B0"), ("B1", "B0"))
+BASELINE = "B0"
 COLUMNS = ["variant", "baseline", "label_ratio", "labels", "acc", "needed", "needed_low"]
 COLUMNS += ["needed_high", "saved", "saved_low", "saved_high", "bound"]
 
@@ -32,18 +32,24 @@ def labels_saved(
         labels: labelled images at each ratio.
     """
     rows = []
-    for variant, baseline in PAIRS:
-        curve = _curve(scores, draws, labels, baseline)
-        if curve is None:
-            continue
-        counts, values, drawn = curve
+    curve = _curve(scores, draws, labels, BASELINE)
+    if curve is None:
+        return pd.DataFrame(columns=COLUMNS)
+    counts, values, drawn = curve
+    for variant in pretrained(scores):
         for ratio in sorted(labels):
             cell = scores.get(cell_name(variant, ratio))
             if cell is not None:
-                key = (variant, baseline, ratio, labels[ratio])
+                key = (variant, BASELINE, ratio, labels[ratio])
                 found = _row(cell, draws, counts, values, drawn, labels[ratio])
                 rows.append((*key, *found))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def pretrained(scores: Iterable[str]) -> list[str]:
+    """The variants among the cells that start from a pretrained encoder, fine-tuned ones first."""
+    variants = {cell.partition("@")[0] for cell in scores}
+    return sorted((v for v in variants if v[:2] in ("B1", "B2")), key=lambda v: (v[:2] == "B1", v))
 
 
 def _curve(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from analysis.drawing import (
     FAINT,
     INK,
-    VARIANT_NAMES,
-    VARIANT_STYLE,
     shorten,
     to_png,
     to_svg,
@@ -24,8 +22,6 @@ from analysis.figures_search import (
 __all__ = [
     "FAINT",
     "INK",
-    "VARIANT_NAMES",
-    "VARIANT_STYLE",
     "autoencoder_loss",
     "confused_pairs",
     "confusion",

@@ -21,12 +21,12 @@ from analysis.drawing import (
     PINK,
     RED,
     SKY,
-    VARIANT_NAMES,
     drawing,
     horizontal_grid,
     plain_axes,
     shorten,
-    variant_style,
+    variant_name,
+    variant_styles,
 )
 
 _SPECIES_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
@@ -43,12 +43,13 @@ def label_efficiency(table: pd.DataFrame) -> Figure:
     known = table[table["test_acc"].notna() & table["labels"].notna()]
     with drawing(5.8, 3.8) as figure:
         axes = plain_axes(figure)
+        styles = variant_styles(known["variant"].unique())
         for variant, rows in known.groupby("variant"):
-            colour, marker = variant_style(str(variant))
+            colour, marker = styles[str(variant)]
             labels = rows["labels"].to_numpy(dtype=float)
             low, high = rows["test_acc_low"], rows["test_acc_high"]
             axes.fill_between(labels, low, high, color=colour, alpha=0.13, linewidth=0)
-            name = VARIANT_NAMES.get(str(variant), str(variant))
+            name = variant_name(str(variant))
             axes.plot(labels, rows["test_acc"], marker, ls="-", ms=5, color=colour, label=name)
         axes.set_xscale("log")
         _label_ticks(axes, known)

@@ -34,7 +34,7 @@ from analysis.drawing import (
     horizontal_grid,
     plain_axes,
     shorten,
-    variant_style,
+    variant_styles,
 )
 from analysis.leaderboard import METRIC_NAMES
 
@@ -56,12 +56,12 @@ def learning_curves(
         chosen: cell to the trial_id of its winner.
     """
     with drawing(*cell_grid_size(variants, ratios)) as figure:
-        grid = cell_grid(figure, variants, ratios)
+        grid, styles = cell_grid(figure, variants, ratios), variant_styles(variants)
         cells = dict(list(epochs.groupby(["variant", "label_ratio"])))
         for (variant, ratio), axes in grid.items():
             rows = cells.get((variant, ratio))
             if rows is not None:
-                colour = variant_style(variant)[0]
+                colour = styles[variant][0]
                 _curves(axes, rows, metric, chosen.get(f"{variant}@{ratio:g}"), colour)
                 axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         figure.supxlabel("epoch", fontsize=8.5)

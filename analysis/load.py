@@ -70,6 +70,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
     "encoders_made": {
         "encoder": _TEXT,
+        "recipe": _TEXT,
         "architecture": _TEXT,
         "objective": _TEXT,
         "images": _INT,
@@ -126,6 +127,28 @@ class Run:
     @property
     def variants(self) -> list[str]:
         return sorted(str(v) for v in self.config["cells"]["variants"])
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The variants that start from a pretrained encoder."""
+        return [variant for variant in self.variants if variant[:2] in ("B1", "B2")]
+
+    def recipe(self, variant: str) -> dict[str, Any]:
+        """The settings of the encoder that a variant starts from."""
+        return self._recipe_named(variant.partition("-")[2] or None)
+
+    def _recipe_named(self, name: str | None) -> dict[str, Any]:
+        found = self.config.get("encoders", {}).get(name) if name else self.config.get("encoder")
+        return dict(found or {})
+
+    def encoders_of(self, variant: str) -> pd.DataFrame:
+        """The rows of ``encoders_made`` that are of a variant's recipe, whatever its name."""
+        wanted = self.recipe(variant)
+        own = [
+            self._recipe_named(name if isinstance(name, str) else None) == wanted
+            for name in self.encoders_made["recipe"]
+        ]
+        return self.encoders_made[own]
 
     @property
     def label_ratios(self) -> list[int]:

@@ -85,23 +85,29 @@ def jobs(run: Run) -> list[Job]:
     done = {int(repeat) for repeat in run.evaluations["repeat"]}
     drawn = labels[labels["repeat"].isin(done)][["label_ratio", "repeat"]].drop_duplicates()
     cells = [(int(ratio), int(repeat)) for ratio, repeat in sorted(drawn.to_numpy().tolist())]
-    owners: dict[str, list[tuple[int, int]]] = {}
-    for ratio, repeat in cells:
-        encoder = encoder_of(run, ratio, repeat)
-        if encoder in run.encoders:
-            owners.setdefault(str(encoder), []).append((ratio, repeat))
-    found = [Job(PRETRAINED, encoder, tuple(own)) for encoder, own in owners.items()]
+    owners: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for variant in _one_of_each_recipe(run):
+        name = PRETRAINED + variant[len("B1") :]
+        for ratio, repeat in cells:
+            encoder = encoder_of(run, variant, ratio, repeat)
+            if encoder in run.encoders:
+                owners.setdefault((name, str(encoder)), []).append((ratio, repeat))
+    found = [Job(name, encoder, tuple(own)) for (name, encoder), own in owners.items()]
     controls = [each for each in CONTROLS if each in run.encoders]
     return found + [Job(control, control, tuple(cells)) for control in controls]
 
 
-def encoder_of(run: Run, ratio: int, repeat: int | None) -> str | None:
-    """The encoder that a repeat of the final evaluation (None: the search) starts from.
+def _one_of_each_recipe(run: Run) -> list[str]:
+    return list({variant.partition("-")[2]: variant for variant in run.pretrained}.values())
+
+
+def encoder_of(run: Run, variant: str, ratio: int, repeat: int | None) -> str | None:
+    """The encoder that a variant's repeat of the final evaluation (None: the search) starts from.
 
     A repeat without one of its own has the shared one. Where there is one for each ratio
     (``encoder.pretrain_on: unlabelled``), they are told apart by their number of images.
     """
-    made = run.encoders_made
+    made = run.encoders_of(variant)
     own = made[made["repeat"] == repeat] if repeat is not None else made.head(0)
     own = own if len(own) else made[made["repeat"].isna()]
     if len(own) > 1 and "train" in run.counts:

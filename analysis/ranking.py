@@ -37,7 +37,7 @@ def encoders_table(run: Run, scores: Mapping[str, Scores]) -> pd.DataFrame:
     table = pd.concat([made, rows], ignore_index=True) if len(rows) else made.copy()
     table[["images", "epochs"]] = table[["images", "epochs"]].astype("Int64")
     used = _used_by(run)
-    cells = [c for c, variant, _ in run.cells if variant in ("B1", "B2")]
+    cells = [c for c, variant, _ in run.cells if variant in run.pretrained]
     found = [[used.get((e, cell), np.nan) for cell in cells] for e in table["encoder"]]
     values = pd.DataFrame(found, columns=[f"val_f1_{cell}" for cell in cells], index=table.index)
     values.insert(0, "val_f1", values.mean(axis=1).where(~table["encoder"].isin(CONTROLS)))
@@ -68,7 +68,7 @@ def _owner(run: Run, variant: str, ratio: int, repeat: int | None) -> str:
     """The encoder that a classifier started from; B0 starts from an untrained one."""
     if variant == "B0":
         return "random"
-    return (encoder_of(run, ratio, repeat) if variant in ("B1", "B2") else None) or ""
+    return (encoder_of(run, variant, ratio, repeat) if variant in run.pretrained else None) or ""
 
 
 def _frozen(encoders: pd.Series, scores: Mapping[str, Scores]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from analysis import figures, tables
 from analysis.encoder_sections import encoders_section, latent_section
 from analysis.error_section import errors_section
 from analysis.page import Picture, Section, draw
+from analysis.quantised_section import quantised_section
 from analysis.run_section import run_section
 from analysis.search_section import leaderboard_section
 from analysis.shown import Shown
@@ -21,6 +22,7 @@ SECTIONS: tuple[Callable[[Shown], Section | None], ...] = (
     encoders_section,
     latent_section,
     errors_section,
+    quantised_section,
     run_section,
 )
 

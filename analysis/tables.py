@@ -150,12 +150,12 @@ def caption(run: Run) -> str:
 
 def per_repeat(run: Run) -> bool:
     """Whether each repeat has a pretrained encoder of its own."""
-    return bool(run.config.get("encoder", {}).get("per_repeat", True))
+    return all(run.recipe(variant).get("per_repeat", True) for variant in run.pretrained)
 
 
 def pretrained(run: Run) -> bool:
     """Whether a variant of the study uses a pretrained encoder."""
-    return bool({"B1", "B2"} & set(run.variants))
+    return bool(run.pretrained)
 
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:

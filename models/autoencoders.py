@@ -1,4 +1,4 @@
-"""The U-Net autoencoder that learns from unlabelled images, and the encoder kept from it.
+"""Autoencoders of images: the paper's U-Net, and a plain decoder for any other encoder.
 
 Shapes: B images, 3 channels, H×W pixels, w = width (the channels of the first block).
 Maps are kept channels-last in memory; their shape stays (B, C, H, W).
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 ENCODER_STRIDE = 8  # three blocks, each halves the image
+SKIPS = ("added", "none")
+Skips = tuple[Tensor | None, Tensor | None]
 
 
 def pool_and_rectify(maps: Tensor) -> Tensor:
@@ -58,6 +61,9 @@ class UNetEncoder(nn.Module):
         ValueError: ``width`` < 1 or ``dropout`` outside [0, 1).
     """
 
+    stride = ENCODER_STRIDE
+    pooled = False
+
     def __init__(self, width: int = 64, dropout: float = 0.3):
         super().__init__()
         if width < 1 or not 0.0 <= dropout < 1.0:
@@ -66,6 +72,7 @@ class UNetEncoder(nn.Module):
             )
         self.width = width
         self.dropout = dropout
+        self.channels = 4 * width
         channels = (3, width, 2 * width, 4 * width)
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1) for before, after in itertools.pairwise(channels)
@@ -106,13 +113,19 @@ class UNetAutoencoder(nn.Module):
     input's [-1, 1], where the published sigmoid left the lower half out of reach.
 
     Args:
-        width: w, the channels of the encoder's first block.
-        dropout: the encoder's.
+        encoder: is kept, not copied; w is its width.
+        skips: ``added``, as in the paper, or ``none``.
+
+    Raises:
+        ValueError: unknown skips.
     """
 
-    def __init__(self, width: int = 64, dropout: float = 0.3):
+    def __init__(self, encoder: UNetEncoder, skips: str = "added"):
         super().__init__()
-        self.encoder = UNetEncoder(width, dropout)
+        if skips not in SKIPS:
+            raise ValueError(f"skips {skips!r}: expected one of {', '.join(SKIPS)}")
+        self.encoder, self.skips = encoder, skips
+        width = encoder.width
         channels = (4 * width, 2 * width, width, 3)
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(before, after, 2, stride=2)
@@ -126,6 +139,79 @@ class UNetAutoencoder(nn.Module):
             ValueError: H or W is no multiple of 8.
         """
         first, second, latent = self.encoder.block_outputs(x)
-        maps = F.relu(self.ups[0](latent)) + second  # (B, 2w, H/4, W/4)
-        maps = F.relu(self.ups[1](maps)) + first  # (B, w, H/2, W/2)
+        return self.decode(latent, (second, first) if self.skips == "added" else (None, None))
+
+    def decode(self, maps: Tensor, skips: Skips = (None, None)) -> Tensor:
+        """``(B, 4w, H/8, W/8)`` -> images ``(B, 3, H, W)`` in [-1, 1].
+
+        Args:
+            maps: the encoder's output.
+            skips: what is added after the first two steps, ``(B, 2w, H/4, W/4)`` and
+                ``(B, w, H/2, W/2)``; None: nothing.
+        """
+        for up, skip in zip(self.ups, skips, strict=False):
+            maps = F.relu(up(maps))
+            maps = maps if skip is None else maps + skip
         return torch.tanh(self.ups[2](maps))
+
+    def target(self, images: Tensor) -> Tensor:
+        """What it is to give back: the images."""
+        return images
+
+    def pictures(self, outputs: Tensor) -> Tensor:
+        """Outputs or targets as pixel values in [0, 1], ``(B, 3, H, W)``."""
+        return outputs.add(1).div(2).clamp(0, 1)
+
+
+class MapAutoencoder(nn.Module):
+    """Any encoder, and a decoder that doubles its maps until they have the image's size.
+
+    Each step is a 2×2 transposed convolution to half the channels (at least 16) with ReLU; the
+    last one gives 3 channels and tanh. There are no skips.
+
+    Args:
+        encoder: has `channels` and `stride`, a power of 2. It is kept, not copied.
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        channels: int = encoder.channels  # type: ignore[assignment]
+        stride: int = encoder.stride  # type: ignore[assignment]
+        steps = stride.bit_length() - 1
+        widths = [max(16, channels >> step) for step in range(steps)]
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose2d(before, after, 2, stride=2)
+            for before, after in itertools.pairwise([*widths, 3])
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstructs images ``(B, 3, H, W)`` in [-1, 1]."""
+        return self.decode(self.encoder(images))
+
+    def decode(self, maps: Tensor) -> Tensor:
+        """``(B, channels, h, w)`` -> images ``(B, 3, H, W)`` in [-1, 1]."""
+        for up in self.ups[:-1]:
+            maps = F.relu(up(maps))
+        return torch.tanh(self.ups[-1](maps))
+
+    def target(self, images: Tensor) -> Tensor:
+        """What it is to give back: the images."""
+        return images
+
+    def pictures(self, outputs: Tensor) -> Tensor:
+        """Outputs or targets as pixel values in [0, 1], ``(B, 3, H, W)``."""
+        return outputs.add(1).div(2).clamp(0, 1)
+
+
+def autoencoder_of(encoder: Any, skips: str = "added") -> Any:
+    """An encoder with a decoder of its own kind, or else a plain one.
+
+    Args:
+        encoder: is kept, not copied.
+        skips: of a U-Net; the others have none.
+    """
+    if isinstance(encoder, UNetEncoder):
+        return UNetAutoencoder(encoder, skips)
+    own = getattr(encoder, "autoencoder", None)
+    return MapAutoencoder(encoder) if own is None else own()

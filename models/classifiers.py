@@ -1,4 +1,4 @@
-"""The classifiers of the study: A, a small network of its own; B0, B1 and B2 on a U-Net encoder.
+"""The classifiers of the study: A, a small network of its own; B0, B1 and B2 on an encoder.
 
 Shapes: B images, H×W pixels, w = width, K classes, D features of an image. Maps are flattened in
 the order rows, columns, channels, which is their order in memory: no copy before the largest
@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.autoencoders import ENCODER_STRIDE, UNetEncoder, pool_and_rectify
+from models.autoencoders import pool_and_rectify
+from models.registry import ARCHITECTURES, build_encoder
 
 VARIANTS = ("A", "B0", "B1", "B2")
 PRETRAINED = ("B1", "B2")
 CONV_STRIDE = 4  # A has two blocks
-HIDDEN_PER_WIDTH = 8  # 512 hidden units at width 64
+HIDDEN_PER_CHANNEL = 2  # 512 hidden units on 256 channels, and for A on its width of 64
 
 
 def flatten_maps(maps: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ class ConvClassifier(nn.Module):
             [nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 2 * width, 3, padding=1)]
         )
         features = 2 * width * (image_size // CONV_STRIDE) ** 2
-        self.head = _head(features, HIDDEN_PER_WIDTH * width, num_classes)
+        self.head = _head(features, 4 * HIDDEN_PER_CHANNEL * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, 3, H, W)`` in [-1, 1]."""
@@ -126,14 +127,14 @@ class ConvClassifier(nn.Module):
 class EncoderClassifier(nn.Module):
     """Variants B0, B1 and B2: an encoder, flatten, a hidden layer with ReLU, classes.
 
-    `head` may be trained alone on features computed once by `encode_batches`: ``(B, D)`` in, the
-    same logits out.
+    An encoder that says that it is `pooled` has its maps averaged over the image instead, and a
+    single layer on them. `head` may be trained alone on features computed once by
+    `encode_batches`: ``(B, D)`` in, the same logits out.
 
     Args:
         encoder: images -> maps ``(B, C, h, w)``. It is kept, not copied.
         num_classes: K.
-        feature_size: D = C·h·w.
-        hidden: units of the hidden layer.
+        image_size: H = W in pixels, a multiple of the encoder's stride.
         frozen: the encoder gets no gradient and stays in evaluation mode, even after ``train()``,
             so that neither its weights nor its buffers change and its dropout is off.
         normalise: put a `FeatureNorm` before the hidden layer; the paper has none.
@@ -141,16 +142,16 @@ class EncoderClassifier(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Any,
         num_classes: int,
-        feature_size: int,
-        hidden: int,
+        image_size: int,
         frozen: bool,
         normalise: bool = False,
     ):
         super().__init__()
         self.encoder = encoder
-        self.head = _head(feature_size, hidden, num_classes, normalise)
+        self.pooled = bool(encoder.pooled)
+        self.head = _head_on(encoder, num_classes, image_size, normalise)
         self.frozen = frozen
         self.encoder.requires_grad_(not frozen)
         self.train()
@@ -162,9 +163,22 @@ class EncoderClassifier(nn.Module):
             self.encoder.eval()
         return self
 
+    def features(self, x: Tensor) -> Tensor:
+        """What the head sees of images ``(B, 3, H, W)``: ``(B, D)``."""
+        maps = self.encoder(x)
+        return maps.mean((2, 3)) if self.pooled else flatten_maps(maps)
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, 3, H, W)`` in [-1, 1]."""
-        return self.head(flatten_maps(self.encoder(x)))
+        return self.head(self.features(x))
+
+
+def _head_on(encoder: Any, num_classes: int, image_size: int, normalise: bool) -> nn.Sequential:
+    channels, cells = encoder.channels, (image_size // encoder.stride) ** 2
+    if encoder.pooled:
+        norm = [FeatureNorm(channels)] if normalise else []
+        return nn.Sequential(*norm, nn.Linear(channels, num_classes))
+    return _head(channels * cells, HIDDEN_PER_CHANNEL * channels, num_classes, normalise)
 
 
 def build_classifier(
@@ -174,17 +188,21 @@ def build_classifier(
     width: int,
     encoder_state: Mapping[str, Tensor] | None = None,
     normalise: bool = False,
-) -> nn.Module:
+    architecture: str = "unet",
+    **settings: Any,
+) -> Any:
     """A new classifier; its weights are its own, also where they are copied from an encoder.
 
     Args:
         variant: ``A`` from scratch; ``B0`` the encoder's network from random weights; ``B1``
             pretrained and frozen; ``B2`` pretrained and fine-tuned.
         num_classes: K.
-        image_size: H = W in pixels, a multiple of 8 (of 4 for A).
+        image_size: H = W in pixels, a multiple of the encoder's stride (of 4 for A).
         width: channels of the first block.
-        encoder_state: the state dict of a pretrained `UNetEncoder`, for B1 and B2 only.
+        encoder_state: the state dict of a pretrained encoder, for B1 and B2 only.
         normalise: whether B0, B1 and B2 normalise the encoder's features.
+        architecture: the encoder's, one of `models.registry.ARCHITECTURES`.
+        settings: other settings of the encoder; see `build_encoder`.
 
     Raises:
         ValueError: an unknown variant, weights where there must be none, none where there must be
@@ -197,17 +215,14 @@ def build_classifier(
         raise ValueError(f"variant {variant}: expected {expected}")
     if variant == "A":
         return ConvClassifier(num_classes, image_size, width)
-    _require_multiple(image_size, ENCODER_STRIDE)
-    encoder = UNetEncoder(width)
+    _require_multiple(image_size, ARCHITECTURES[architecture].stride)
+    encoder = build_encoder(architecture, width=width, image_size=image_size, **settings)
     if encoder_state is not None:
         _load_encoder(encoder, encoder_state)
-    features = 4 * width * (image_size // ENCODER_STRIDE) ** 2
-    hidden = HIDDEN_PER_WIDTH * width
-    frozen = variant == "B1"
-    return EncoderClassifier(encoder, num_classes, features, hidden, frozen, normalise)
+    return EncoderClassifier(encoder, num_classes, image_size, variant == "B1", normalise)
 
 
-def _load_encoder(encoder: UNetEncoder, state: Mapping[str, Tensor]) -> None:
+def _load_encoder(encoder: nn.Module, state: Mapping[str, Tensor]) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     if found != expected:
@@ -215,20 +230,20 @@ def _load_encoder(encoder: UNetEncoder, state: Mapping[str, Tensor]) -> None:
     encoder.load_state_dict(state)
 
 
-def encode_batches(encoder: nn.Module, batches: Iterable[Tensor]) -> Tensor:
+def encode_batches(classifier: EncoderClassifier, batches: Iterable[Tensor]) -> Tensor:
     """A frozen encoder's features, computed once, in evaluation mode and without gradients.
 
     Args:
-        encoder: images -> maps; its mode is restored.
+        classifier: its mode is restored.
         batches: images ``(B, 3, H, W)`` in [-1, 1], at least one batch.
 
     Returns:
-        Features ``(N, D)`` in the order of the images, flattened as `EncoderClassifier` does.
+        Features ``(N, D)`` in the order of the images, as `EncoderClassifier.features` has them.
     """
-    training = encoder.training
-    encoder.eval()
+    training = classifier.training
+    classifier.eval()
     try:
         with torch.no_grad():
-            return torch.cat([flatten_maps(encoder(batch)) for batch in batches])
+            return torch.cat([classifier.features(batch) for batch in batches])
     finally:
-        encoder.train(training)
+        classifier.train(training)

@@ -22,7 +22,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-Batch = Tensor | Sequence[Tensor]  # images (B, 3, H, W) or features (B, D); then labels (B,)
+from models.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -108,39 +108,48 @@ class _TrainedModule(L.LightningModule):
             self.log("train_loss", self._train_loss.take("train_loss", self.epoch))
 
 
-class AutoencoderModule(_TrainedModule):
-    """Trains an autoencoder to give back its input: mean squared error, Adam.
+class PretrainingModule(_TrainedModule):
+    """Trains an encoder by an objective: Adam.
 
-    Batches are images, or a tuple that starts with them. Logs ``train_loss`` and ``valid_loss``
-    once an epoch.
+    Batches are ``(images, rows)``: which of the training images they are. Logs ``train_loss`` and
+    ``valid_loss`` once an epoch. Noise in the validation is the same in every epoch.
 
     Args:
-        network: ``(B, 3, H, W)`` -> ``(B, 3, H, W)``, in [-1, 1].
+        objective: see `models.objectives`.
         lr: Adam's learning rate.
     """
 
-    def __init__(self, network: nn.Module, lr: float = 5e-4):
-        super().__init__(network, lr)
+    def __init__(self, objective: Objective, lr: float = 5e-4):
+        super().__init__(objective, lr)
+        self.objective = objective
         self._valid_loss = _RunningMean()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, count = self._reconstruction_loss(batch)
-        self._train_loss.add(loss, count)
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.objective.progress = self.current_epoch / max(1, self.trainer.max_epochs or 1)
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        images, rows = batch
+        loss = self.objective.loss(images, rows)
+        self._train_loss.add(loss, len(images))
         return loss
 
     def on_validation_epoch_start(self) -> None:
         self._valid_loss.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._valid_loss.add(*self._reconstruction_loss(batch))
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        images = batch[0]
+        with torch.random.fork_rng(_cuda_devices(images)):
+            torch.manual_seed(batch_idx)
+            self._valid_loss.add(self.objective.valid_loss(images), len(images))
 
     def on_validation_epoch_end(self) -> None:
         self._log_train_loss()
         self.log("valid_loss", self._valid_loss.take("valid_loss", self.epoch))
 
-    def _reconstruction_loss(self, batch: Batch) -> tuple[Tensor, int]:
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        return F.mse_loss(self.network(images).float(), images), len(images)
+
+def _cuda_devices(images: Tensor) -> list[torch.device]:
+    return [images.device] if images.is_cuda else []
 
 
 SCORES = {

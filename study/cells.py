@@ -33,15 +33,25 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One searched number: its range, scale, unit, the paper's value, and why this range."""
+    """What is searched: its range, scale, unit, the paper's value, and why this range.
+
+    With ``choices`` it is one of them, and the range means nothing.
+    """
 
     name: str
     low: float
     high: float
     log: bool
     unit: str
-    first: float
+    first: float | str
     why: str
+    choices: tuple[str, ...] = ()
+
+    def has(self, value: float | str) -> bool:
+        """Whether the value can be searched."""
+        if isinstance(value, str):
+            return value in self.choices
+        return not self.choices and self.low <= value <= self.high
 
 
 def searched(config: Config) -> tuple[Hyperparameter, ...]:
@@ -58,6 +68,11 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.variant}@{self.label_ratio}"
+
+    @property
+    def kind(self) -> Variant:
+        """The variant without its encoder's recipe: of ``B2-denoising`` it is B2."""
+        return VARIANTS[self.variant.partition("-")[0]]
 
     def trial_id(self, number: int) -> str:
         """The name of the cell's trial of that number, from 0."""

@@ -29,7 +29,7 @@ def load_classifier(run: Location, cell: str) -> tuple[Any, dict[str, Any]]:
     Raises:
         InputError: it is missing or damaged.
     """
-    from models.classifiers import build_classifier
+    from models.classifiers import PRETRAINED, build_classifier
     from models.weights import from_bytes
 
     card, content = _read(run, cell)
@@ -38,13 +38,13 @@ def load_classifier(run: Location, cell: str) -> tuple[Any, dict[str, Any]]:
     except ValueError as error:
         raise InputError(f"{model_file(run, cell)}: {error}") from None
     encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+    base = card["variant"].partition("-")[0]
     network = build_classifier(
-        card["variant"],
+        base,
         num_classes=len(card["species"]),
         image_size=card["image_size"],
-        width=card["width"],
-        encoder_state=encoder if card["variant"] in ("B1", "B2") else None,
-        normalise=card["normalise"],
+        encoder_state=encoder if base in PRETRAINED else None,
+        **card["recipe"],
     )
     network.load_state_dict(state)
     return network.eval(), card

@@ -222,6 +222,17 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _quantise(options: argparse.Namespace) -> int:
+    from analysis.quantised import render
+    from study.quantisation import quantise_run
+
+    run = _run_location(options.run)
+    rows = quantise_run(run, lambda line: print(line, file=sys.stderr, flush=True))
+    print(render(rows))
+    print(f"In the report after: mariposa report {options.run}")
+    return 0
+
+
 def _data_check(options: argparse.Namespace) -> int:
     import os
 
@@ -356,6 +367,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", metavar="IMAGE", nargs="+")
     predict.add_argument("--json", action="store_true")
     predict.set_defaults(command=_predict)
+
+    quantise = commands.add_parser("quantise", help="the best classifiers in int8, compared")
+    quantise.add_argument("run", metavar="RUN")
+    quantise.set_defaults(command=_quantise)
 
     data = commands.add_parser("data", help="check an image folder, or draw one")
     kinds = data.add_subparsers(required=True, metavar="COMMAND")

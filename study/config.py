@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,13 +28,16 @@ from pydantic import (
 )
 
 from data.storage import InputError
+from models.registry import ARCHITECTURES, OBJECTIVES
 
 PRESETS = ("smoke", "quick", "paper", "full")
+VARIANT_NAMES = ("A", "B0", "B1", "B2")
 
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-VariantName = Literal["A", "B0", "B1", "B2"]
+RecipeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -68,6 +72,28 @@ def _read_range(value: object) -> object:
     return tuple(value)
 
 
+def _one_of(known: Collection[object]) -> BeforeValidator:
+    def check(value: object) -> object:
+        if value not in known:
+            raise ValueError(f"found {value!r}, expected {_either(known)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _either(names: Iterable[object]) -> str:
+    *others, last = (repr(name) for name in names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _read_variant(value: object) -> object:
+    base, _, recipe = str(value).partition("-")
+    if not isinstance(value, str) or base not in VARIANT_NAMES or (recipe and base == "A"):
+        form = "all but A also with a recipe of `encoders`, as B2-NAME"
+        raise ValueError(f"found {value!r}, expected {_either(VARIANT_NAMES)} ({form})")
+    return value
+
+
 class Demo(Section):
     """How many butterflies are drawn where ``data.root`` is null."""
 
@@ -79,13 +105,16 @@ class Demo(Section):
 
 class Data(Section):
     root: str | None = None  # None: the butterflies that the project draws itself
-    image_size: int = Field(128, ge=16, le=1024, multiple_of=8)
+    image_size: int = Field(128, ge=16, le=1024)
     split: Annotated[Literal["folders"] | PooledSplit, BeforeValidator(_read_split)] = "folders"
     demo: Demo = Demo()
 
     @field_serializer("split")
     def _write_split(self, split: str | PooledSplit) -> object:
         return split if isinstance(split, str) else {"pooled": split.model_dump()}
+
+
+VariantName = Annotated[str, BeforeValidator(_read_variant)]
 
 
 class Cells(Section):
@@ -113,8 +142,13 @@ class Cells(Section):
 
 
 class Encoder(Section):
-    architecture: Literal["unet"] = "unet"
+    architecture: Annotated[str, _one_of(ARCHITECTURES)] = "unet"
+    objective: Annotated[str, _one_of(OBJECTIVES)] = "reconstruction"
     width: int = Field(64, ge=1, le=512)  # channels of the first block, for A as well
+    skips: Literal["added", "none"] = "added"  # of the U-Net's decoder
+    colour: Literal["grey", "rgb"] = "grey"  # that a dense encoder sees
+    salt: Share = 0.1  # of the pixels, where the objective adds noise
+    pepper: Share = 0.1
     pretrain_on: Literal["all", "unlabelled"] = "all"
     epochs: int = Field(30, ge=1)
     patience: int = Field(7, ge=1)
@@ -122,6 +156,13 @@ class Encoder(Section):
     lr: Positive = 5.0e-4
     normalise: bool = False  # its features, before the classifier of B0, B1 and B2
     per_repeat: bool = True  # False: every repeat shares the search's encoder
+
+    @model_validator(mode="after")
+    def _noise_fits(self) -> Encoder:
+        if self.salt + self.pepper > 1:
+            found = f"found {self.pepper:g} with salt {self.salt:g}"
+            raise ValueError(f"pepper: {found}, expected at most 1 together")
+        return self
 
 
 class Training(Section):
@@ -135,7 +176,7 @@ class Training(Section):
 class Search(Section):
     trials: int = Field(16, ge=1)  # per cell
     lr: Annotated[tuple[Positive, Positive], BeforeValidator(_read_range)] = (1.0e-5, 1.0e-2)
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random"] = "tpe"
     scheduler: Literal["asha", "none"] = "asha"
     grace_period: int = Field(3, ge=1)
     reduction_factor: int = Field(3, ge=2)
@@ -156,6 +197,8 @@ class Search(Section):
 
 class Evaluation(Section):
     repeats: int = Field(5, ge=0, le=100)  # 0: search only
+    noise: Annotated[tuple[Share, ...], AsTuple] = ()  # shares of noisy pixels to test with as well
+    quantise: bool = False  # compare the best classifiers with their int8 forms
 
 
 class Resources(Section):
@@ -169,6 +212,13 @@ class Tracking(Section):
     tensorboard: bool = False  # event files below RUN/tensorboard
 
 
+class Recipes(dict[str, Encoder]):
+    """Encoders by name; never changed, so it has a hash, as all of a configuration has."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+
 class Config(Section):
     """A whole study (see README, "Configuration")."""
 
@@ -177,11 +227,25 @@ class Config(Section):
     data: Data = Data()
     cells: Cells = Cells()
     encoder: Encoder = Encoder()
+    encoders: Annotated[dict[RecipeName, Encoder], AfterValidator(Recipes)] = Recipes()
     training: Training = Training()
     search: Search = Search()
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipes_are_changes(cls, tree: Any) -> Any:
+        """A recipe says only in what it differs from the section ``encoder``."""
+        if not isinstance(tree, dict) or not isinstance(tree.get("encoders"), dict):
+            return tree
+        common = tree.get("encoder") or {}
+        whole = {
+            name: {**common, **changes} if isinstance(changes, dict) else changes
+            for name, changes in tree["encoders"].items()
+        }
+        return {**tree, "encoders": whole}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
@@ -191,14 +255,47 @@ class Config(Section):
                 f"search.grace_period: found {grace}, "
                 f"expected at most training.max_epochs = {epochs}"
             )
-        pretrained = {"B1", "B2"} & set(self.cells.variants)
-        unlabelled = self.encoder.pretrain_on == "unlabelled"
-        if unlabelled and pretrained and 100 in self.cells.label_ratios:
-            raise ValueError(
-                "encoder.pretrain_on: found unlabelled with a label ratio of 100, which "
-                "leaves no unlabelled image; expected cells.label_ratios below 100"
-            )
+        for variant in self.cells.variants:
+            self._require_recipe(variant)
+            self._require_unlabelled(variant)
+        self._require_size()
         return self
+
+    def recipe(self, variant: str) -> Encoder:
+        """The settings of the encoder that a variant starts from: ``B2``, or ``B2-NAME``."""
+        name = variant.partition("-")[2]
+        return self.encoders[name] if name else self.encoder
+
+    def _require_recipe(self, variant: str) -> None:
+        name = variant.partition("-")[2]
+        if name and name not in self.encoders:
+            known = ", ".join(self.encoders) or "none"
+            raise ValueError(
+                f"cells.variants: found {variant!r}, expected a recipe of encoders ({known})"
+            )
+
+    def _require_size(self) -> None:
+        size = self.data.image_size
+        strides = {"A": 4} if "A" in self.cells.variants else {}
+        for variant in self.cells.variants:
+            if variant != "A":
+                name = self.recipe(variant).architecture
+                strides[name] = ARCHITECTURES[name].stride
+        for name, stride in sorted(strides.items(), key=lambda item: -item[1]):
+            if size % stride:
+                raise ValueError(
+                    f"data.image_size: found {size}, expected a multiple of {stride} for {name}"
+                )
+
+    def _require_unlabelled(self, variant: str) -> None:
+        unlabelled = self.recipe(variant).pretrain_on == "unlabelled"
+        if unlabelled and variant[:2] in ("B1", "B2") and 100 in self.cells.label_ratios:
+            name = variant.partition("-")[2]
+            raise ValueError(
+                f"{f'encoders.{name}' if name else 'encoder'}.pretrain_on: found unlabelled with "
+                f"a label ratio of 100, which leaves no unlabelled image; expected "
+                f"cells.label_ratios below 100"
+            )
 
 
 def load_config(

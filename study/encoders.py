@@ -16,7 +16,8 @@ import numpy as np
 
 from data.sealing import digest, seal_json, unseal_json
 from data.storage import InputError, Location
-from study.cells import VARIANTS, Cell
+from study.cells import Cell
+from study.config import Encoder
 from study.material import Material
 from study.records import Row
 from study.seeds import seed_for
@@ -28,18 +29,26 @@ class EncoderPlan:
 
     Attributes:
         key: names its files under ``encoders/``.
+        name: of its recipe; None: the section ``encoder``.
+        recipe: how it is built and trained.
         rows: indices of the images it is trained on; never one of valid or test.
         seed: of its weights and batches.
         repeat: the repeat of the final evaluation that it belongs to; None: the search's.
     """
 
     key: str
+    name: str | None
+    recipe: Encoder
     rows: tuple[int, ...]
     seed: int
     repeat: int | None
 
     def weights(self, run: Location) -> Location:
         return run / "encoders" / f"{self.key}.safetensors"
+
+    def objective(self, run: Location) -> Location:
+        """The whole of what was trained, decoder and all."""
+        return run / "encoders" / f"{self.key}.objective.safetensors"
 
     def card(self, run: Location) -> Location:
         """The JSON beside the weights, written last: where it is, the encoder is whole."""
@@ -49,9 +58,9 @@ class EncoderPlan:
 @lru_cache(maxsize=1024)  # asked for each cell at each turn, and it goes through all file names
 def plan_encoder(material: Material, cell: Cell, repeat: int | None) -> EncoderPlan | None:
     """The encoder that a cell's classifier starts from; None where it starts from none."""
-    if not VARIANTS[cell.variant].pretrained:
+    if not cell.kind.pretrained:
         return None
-    settings = material.config.encoder
+    settings = material.config.recipe(cell.variant)
     if not settings.per_repeat:
         repeat = None
     rows = material.rows("train")
@@ -66,19 +75,25 @@ def plan_encoder(material: Material, cell: Cell, repeat: int | None) -> EncoderP
         "fingerprint": images.fingerprint,
     }
     text = json.dumps(described, sort_keys=True)
-    key = f"{settings.architecture}-{hashlib.blake2b(text.encode(), digest_size=5).hexdigest()}"
-    return EncoderPlan(key, tuple(int(row) for row in rows), seed, repeat)
+    key = f"{_short_name(settings)}-{hashlib.blake2b(text.encode(), digest_size=5).hexdigest()}"
+    name = cell.variant.partition("-")[2] or None
+    return EncoderPlan(key, name, settings, tuple(int(row) for row in rows), seed, repeat)
+
+
+def _short_name(settings: Encoder) -> str:
+    plain = settings.objective == "reconstruction"
+    return settings.architecture if plain else f"{settings.architecture}-{settings.objective}"
 
 
 def read_card(plan: EncoderPlan, run: Location) -> dict[str, Any] | None:
     """What was recorded of a pretrained encoder; None where it is not there yet, or torn."""
+    files = [plan.weights(run), *([plan.objective(run)] if plan.repeat is None else [])]
     try:
         card = unseal_json(plan.card(run).read_text())
-        weights = plan.weights(run).read_bytes()
+        found = {file.name: digest(file.read_bytes()) for file in files}
     except (FileNotFoundError, ValueError):
         return None
-    whole = digest(weights) == card.get("checksum")
-    return card if whole else None
+    return card if found == card.get("checksums") else None
 
 
 def load_encoder(material: Material, plan: EncoderPlan) -> dict[str, Any]:
@@ -95,8 +110,38 @@ def load_encoder(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     return from_bytes(file.read_bytes())[0]
 
 
+def load_objective(material: Material, plan: EncoderPlan) -> Any:
+    """The trained objective of the search's encoder, on the CPU and in evaluation mode.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    from models.weights import from_bytes
+
+    file = plan.objective(material.run)
+    if read_card(plan, material.run) is None:
+        raise InputError(f"{file}: it or its card is damaged; resume, and it is made again")
+    objective = new_objective(material, plan)
+    objective.load_state_dict(from_bytes(file.read_bytes())[0])
+    return objective.eval()
+
+
+def new_objective(material: Material, plan: EncoderPlan) -> Any:
+    """The plan's objective around its encoder, untrained; the weights follow from torch's seed."""
+    from models.registry import build_encoder, build_objective
+
+    settings = encoder_settings(plan.recipe, material.images.image_size)
+    encoder = build_encoder(**settings)
+    return build_objective(**settings, encoder=encoder, images=len(plan.rows))
+
+
+def encoder_settings(recipe: Encoder, image_size: int) -> dict[str, Any]:
+    """What `models.registry` builds an encoder and its objective from."""
+    return recipe.model_dump() | {"image_size": image_size}
+
+
 def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
-    """Train the autoencoder on its images, keep its best epoch on valid, write the encoder.
+    """Train an encoder on its images by its objective, keep its best epoch on valid, write it.
 
     Paper, section III-A; Adam, early stopping on the loss over the validation images.
 
@@ -106,19 +151,20 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     import torch
 
     from data.module import ButterflyDataModule
-    from models.autoencoders import UNetAutoencoder
-    from models.training import AutoencoderModule
+    from models.training import PretrainingModule
     from models.weights import to_bytes
     from study.fitting import Checkpoint, EpochEnd, fit, use_device
 
-    settings = material.config.encoder
+    settings = plan.recipe
     device = use_device(material.config)
     torch.manual_seed(plan.seed)
-    network = UNetAutoencoder(settings.width)
-    module = AutoencoderModule(network, settings.lr)
+    objective = new_objective(material, plan)
+    module = PretrainingModule(objective, settings.lr)
+    rows = np.zeros(len(material.images.labels), np.int64)
+    rows[list(plan.rows)] = np.arange(len(plan.rows))
     data = ButterflyDataModule(
         material.images.pixels,
-        material.images.labels,
+        rows,
         train=np.array(plan.rows),
         valid=material.rows("valid"),
         batch_size=settings.batch_size,
@@ -139,12 +185,13 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     )
     assert ends.best is not None
     assert ends.best_state is not None
-    network.load_state_dict(ends.best_state)
-    content = to_bytes(network.encoder.state_dict(), {"encoder": plan.key})
+    objective.load_state_dict(ends.best_state)
+    content = to_bytes(objective.encoder.state_dict(), {"encoder": plan.key})
     row = {
         "encoder": plan.key,
+        "recipe": plan.name,
         "architecture": settings.architecture,
-        "objective": "reconstruction",
+        "objective": settings.objective,
         "images": len(plan.rows),
         "epochs": len(epochs),
         "best_epoch": ends.best["epoch"],
@@ -153,8 +200,21 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
         "repeat": plan.repeat,
     }
     card = {"row": row, "epochs": [{"encoder": plan.key, **epoch} for epoch in epochs]}
-    plan.weights(material.run).write_bytes(content)
-    whole = card | {"checksum": digest(content), "width": settings.width}
-    plan.card(material.run).write_text(seal_json(whole))
+    card["checksums"] = _write_weights(material.run, plan, content, objective)
+    plan.card(material.run).write_text(seal_json(card))
     checkpoint.delete()
     return card
+
+
+def _write_weights(
+    run: Location, plan: EncoderPlan, encoder: bytes, objective: Any
+) -> dict[str, str]:
+    """Their checksums. The whole objective is kept of the search's encoder alone."""
+    from models.weights import to_bytes
+
+    contents = {plan.weights(run): encoder}
+    if plan.repeat is None:
+        contents[plan.objective(run)] = to_bytes(objective.state_dict(), {"encoder": plan.key})
+    for file, content in contents.items():
+        file.write_bytes(content)
+    return {file.name: digest(content) for file, content in contents.items()}

@@ -140,8 +140,7 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
             "checksum": digest(content),
             "species": list(material.species),
             "image_size": material.images.image_size,
-            "width": material.config.encoder.width,
-            "normalise": material.config.encoder.normalise,
+            "recipe": material.config.recipe(repeat.cell.variant).model_dump(),
         }
         card_file(material.run, repeat.cell.name).write_text(seal_json(card))
     for table, rows in (

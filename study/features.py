@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data.sealing import seal_end, unseal_end
 from data.storage import Location
-from study.encoders import EncoderPlan, load_encoder
+from study.encoders import EncoderPlan, encoder_settings, load_encoder
 from study.material import Material
 from study.records import TEXT, write_table
 from study.seeds import seed_for
@@ -49,13 +49,14 @@ def extract_features(material: Material, encoder: str, plan: EncoderPlan | None)
     from torch.nn.functional import adaptive_avg_pool2d
 
     from data.module import Batches
-    from models.autoencoders import UNetEncoder
+    from models.registry import build_encoder
     from study.fitting import use_device
 
     device = use_device(material.config)
     images = material.images
     torch.manual_seed(seed_for(material.config.seed, "control"))
-    network: Any = UNetEncoder(material.config.encoder.width)
+    recipe = plan.recipe if plan is not None else material.config.encoder
+    network: Any = build_encoder(**encoder_settings(recipe, images.image_size))
     if plan is not None:
         network.load_state_dict(load_encoder(material, plan))
     network = torch.nn.Identity() if encoder == "pixels" else network.to(device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from study.encoders import EncoderPlan, encoder_settings, new_objective
 from study.material import Material
 
 SHARES = (0.125, 0.25, 0.5)  # small networks leave most of a GPU idle; more than 8 crowd its cores
@@ -57,21 +58,40 @@ def measure(material: Material) -> tuple[float, float]:
 
 
 def _networks(material: Material) -> Iterator[tuple[Any, Any, Any]]:
-    """The two classifiers that are trained whole, and the autoencoder, with a batch for each."""
+    """The classifiers that are trained whole, and the objectives, with a batch for each."""
     import torch
-    import torch.nn.functional as F
 
-    from models.autoencoders import UNetAutoencoder
     from models.classifiers import build_classifier
 
     config, classes = material.config, len(material.species)
     size = config.data.image_size
-    for variant in ("A", "B0"):
-        network = build_classifier(variant, classes, size, config.encoder.width)
+    recipes = dict.fromkeys(config.recipe(variant) for variant in config.cells.variants)
+    for variant, recipe in [("A", config.encoder), *(("B0", recipe) for recipe in recipes)]:
+        network = build_classifier(variant, classes, **encoder_settings(recipe, size))
         images = torch.zeros(config.training.batch_size, 3, size, size)
-        yield network, images, lambda out, images: F.cross_entropy(out, out.argmax(1))
-    images = torch.zeros(config.encoder.batch_size, 3, size, size)
-    yield UNetAutoencoder(config.encoder.width), images, lambda out, images: F.mse_loss(out, images)
+        yield (
+            network,
+            images,
+            _cross_entropy,
+        )
+    for recipe in recipes:
+        plan = EncoderPlan(
+            "memory", None, recipe, tuple(range(len(material.images.files))), 0, None
+        )
+        images = torch.zeros(recipe.batch_size, 3, size, size)
+        rows = torch.zeros(recipe.batch_size, dtype=torch.int64)
+        yield (
+            new_objective(material, plan),
+            images,
+            lambda net, images, rows=rows: net.loss(images, rows.to(images.device)),
+        )
+
+
+def _cross_entropy(network: Any, images: Any) -> Any:
+    import torch.nn.functional as F
+
+    logits = network(images).float()
+    return F.cross_entropy(logits, logits.argmax(1))
 
 
 def _two_steps(network: Any, images: Any, loss: Any) -> None:
@@ -81,8 +101,8 @@ def _two_steps(network: Any, images: Any, loss: Any) -> None:
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     for _ in range(2):  # the second has Adam's moments as well
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            out = network(images)
-        loss(out.float(), images).backward()
+            value = loss(network, images)
+        value.backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from data.folders import find_images
 from data.storage import Location
-from study.cells import VARIANTS, cells_of
+from study.cells import cells_of
 from study.config import Config, PooledSplit
 
 MIB = 2**20
@@ -99,16 +99,25 @@ def plan(config: Config, out: Location) -> list[str]:
 
 
 def _encoders(config: Config) -> str:
-    names = sorted(v for v in config.cells.variants if VARIANTS[v].pretrained)
-    if not names:
+    pretrained = [cell for cell in cells_of(config) if cell.kind.pretrained]
+    if not pretrained:
         return "none"
-    each = len(config.cells.label_ratios) if config.encoder.pretrain_on == "unlabelled" else 1
-    repeats = config.evaluation.repeats if config.encoder.per_repeat else 0
-    shared = "" if repeats else " (shared by all repeats)"
-    return (
-        f"{each * (1 + repeats)}{shared} for {' and '.join(names)}, "
-        f"at most {config.encoder.epochs} epochs each"
-    )
+    names = ", ".join(sorted({cell.variant for cell in pretrained}))
+    most = max(config.recipe(cell.variant).epochs for cell in pretrained)
+    own = any(config.recipe(cell.variant).per_repeat for cell in pretrained)
+    shared = "" if own and config.evaluation.repeats else " (shared by all repeats)"
+    return f"{_count_encoders(config)}{shared} for {names}, at most {most} epochs each"
+
+
+def _count_encoders(config: Config) -> int:
+    wanted: set[tuple[object, ...]] = set()
+    for cell in cells_of(config):
+        if cell.kind.pretrained:
+            recipe = config.recipe(cell.variant)
+            ratio = cell.label_ratio if recipe.pretrain_on == "unlabelled" else None
+            repeats = range(config.evaluation.repeats) if recipe.per_repeat else ()
+            wanted |= {(recipe, ratio, repeat) for repeat in (None, *repeats)}
+    return len(wanted)
 
 
 def _side_by_side(config: Config) -> str:

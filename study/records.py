@@ -56,7 +56,14 @@ PREDICTIONS = pa.schema(
     | {"probability": REAL, "loss": REAL}
 )
 ENCODERS = pa.schema(
-    {"encoder": TEXT, "architecture": TEXT, "objective": TEXT, "images": INT, "epochs": INT}
+    {
+        "encoder": TEXT,
+        "recipe": TEXT,
+        "architecture": TEXT,
+        "objective": TEXT,
+        "images": INT,
+        "epochs": INT,
+    }
     | {"best_epoch": INT, "loss": REAL, "seconds": REAL, "repeat": INT}
 )
 ENCODER_EPOCHS = pa.schema(

@@ -13,27 +13,33 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    distribution_to_json,
+)
+from optuna.trial import FrozenTrial, TrialState
 
 from data.storage import Location
 from study.cells import Cell, Hyperparameter, cells_of, searched, trial_number
 from study.choosing import best_epoch, score
 from study.config import Config, Search
 from study.records import FINISHED, Ledger, Row
+from study.samplers import Point, make, sampler_for
 from study.seeds import seed_for
 from study.stopping import Rungs
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 Direction = Literal["maximize", "minimize"]
-MEMORY = 200  # trials of a cell that its sampler looks at, at most
-TPE_GOOD = 25  # as many of the best trials as TPE tells from the rest, at most
+GOOD = 25  # of the best trials that a sampler goes on to see: TPE tells no more from the rest
 _STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
 
 
@@ -43,91 +49,103 @@ class CellSearch:
     The sampler of trial n is seeded by (study seed, cell, n) alone: an interrupted search goes
     on with the points that it would have tried, and repeats none.
 
-    TPE looks at every trial of its study for each new one. So that a trial of a large search
-    costs no more than one of a small one, the study that is asked is begun anew every MEMORY / 2
-    trials, with the best and the latest ones; `finished` has them all.
+    Samplers look at every trial of their study for each new one. So that a trial of a large search
+    costs no more than one of a small one, the study that is asked is begun anew every memory / 2
+    trials, with the best and the latest ones; `finished` has them all, as they ended.
+
+    Args:
+        cell: its name.
+        space: what is searched.
+        search: the budget, the metric and the sampler.
+        seed: the study's.
+
+    Raises:
+        InputError: the sampler cannot search the space.
     """
 
     def __init__(self, cell: str, space: Iterable[Hyperparameter], search: Search, seed: int):
         self.cell, self.search, self.seed = cell, search, seed
         self.space = tuple(space)
-        self.distributions: dict[str, BaseDistribution] = {
-            h.name: FloatDistribution(h.low, h.high, log=h.log) for h in self.space
-        }
+        self.sampler = sampler_for(search.sampler, self.space)
+        self.distributions = {h.name: _distribution(h) for h in self.space}
         self.direction: Direction = "maximize" if search.mode == "max" else "minimize"
         self.study = optuna.create_study(study_name=cell, direction=self.direction)
         self.started = 0  # trials so far, in any state
         self.finished: list[tuple[int, FrozenTrial]] = []  # numbers and trials, as they ended
+        self._seen: list[tuple[int, FrozenTrial]] = []  # the sampler's view of the latest and best
         self._running: dict[int, tuple[optuna.Study, optuna.Trial]] = {}
 
-    def ask(self, known: Mapping[str, float] | None = None) -> tuple[int, dict[str, float]]:
-        """The next trial's number and its point.
+    def ask(self, known: Point | None = None) -> tuple[int, dict[str, Any]]:
+        """The next trial's number and its point: a number or a choice for each hyperparameter.
 
         Args:
-            known: the point of a trial that was interrupted; otherwise Optuna chooses. The first
-                trial is the paper's own configuration, where the range has it.
+            known: the point of a trial that is on record; otherwise Optuna chooses. The first
+                trial is the paper's own configuration, where the space has it.
         """
         number = self._begin()
-        first = {h.name: h.first for h in self.space}
-        if known is None and number == 0 and self._contains(first):
-            known = first
-        if known is not None:
-            self.study.enqueue_trial(dict(known))
-        self.study.sampler = self._sampler(number)
+        if known is None and number == 0 and all(h.has(h.first) for h in self.space):
+            known = {h.name: h.first for h in self.space}
+        seed = seed_for(self.seed, "sampler", self.cell, number)
+        self.study.sampler = make(self.sampler, seed, self.search.trials, known)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self.study.ask(self.distributions)
         self._running[number] = self.study, trial
-        return number, {name: float(value) for name, value in trial.params.items()}
+        return number, trial.params
 
     def report(self, number: int, epoch: int, value: float) -> None:
         self._running[number][1].report(value, epoch)
 
     def tell(self, number: int, state: str, value: float | None) -> None:
-        """How the trial ended: COMPLETE with its best value, PRUNED or FAIL without one."""
+        """How the trial ended: COMPLETE, PRUNED or FAIL, and its best value if it has one."""
         study, trial = self._running.pop(number)
-        final = value if state == "COMPLETE" else None
-        self.finished.append((number, study.tell(trial, final, state=_STATES[state])))
+        shown = _STATES[state]
+        if shown == TrialState.PRUNED and value is not None and not self.sampler.ranks_pruned:
+            shown = TrialState.COMPLETE
+        seen = study.tell(trial, value if shown == TrialState.COMPLETE else None, state=shown)
+        self._seen.append((number, seen))
+        self.finished.append((number, _as_it_ended(seen, _STATES[state])))
         if study is not self.study:
-            self.study.add_trial(self.finished[-1][1])
+            self.study.add_trial(seen)
 
     def replay(self, row: Row, values: Mapping[int, float]) -> None:
-        """Add a finished trial from the records, with its value at each epoch."""
-        trial = create_trial(
-            state=_STATES[row["state"]],
-            value=row[self.search.metric] if row["state"] == "COMPLETE" else None,
-            params={h.name: row[h.name] for h in self.space},
-            distributions=self.distributions,
-            intermediate_values=dict(values),
-        )
-        self.finished.append((self._begin(), trial))
-        self.study.add_trial(trial)
+        """A finished trial from the records, with its value at each epoch."""
+        number, _ = self.ask({h.name: row[h.name] for h in self.space})
+        for epoch, value in values.items():
+            self.report(number, epoch, value)
+        self.tell(number, row["state"], row[self.search.metric])
 
     def _begin(self) -> int:
         """The number of a trial that begins now."""
         number, self.started = self.started, self.started + 1
-        if number >= MEMORY and number % (MEMORY // 2) == 0:
+        if number >= self.sampler.memory and number % (self.sampler.memory // 2) == 0:
             self.study = optuna.create_study(study_name=self.cell, direction=self.direction)
-            self.study.add_trials(self._worth_remembering())
+            self._seen = self._worth_remembering()
+            self.study.add_trials([trial for _, trial in self._seen])
         return number
 
-    def _worth_remembering(self) -> list[FrozenTrial]:
-        complete = [(n, t) for n, t in self.finished if t.state == TrialState.COMPLETE]
+    def _worth_remembering(self) -> list[tuple[int, FrozenTrial]]:
+        complete = [(n, t) for n, t in self._seen if t.state == TrialState.COMPLETE]
         sign = -1 if self.direction == "maximize" else 1
-        best = sorted(complete, key=lambda one: sign * (one[1].value or 0.0))[:TPE_GOOD]
-        latest = sorted(self.finished, key=lambda one: one[0])[TPE_GOOD - MEMORY // 2 :]
-        return list(dict(sorted(best + latest, key=lambda one: one[0])).values())
+        best = sorted(complete, key=lambda one: sign * (one[1].value or 0.0))[:GOOD]
+        latest = sorted(self._seen, key=lambda one: one[0])[GOOD - self.sampler.memory // 2 :]
+        return sorted(dict(best + latest).items())
 
-    def _contains(self, point: Mapping[str, float]) -> bool:
-        return all(h.low <= point[h.name] <= h.high for h in self.space)
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        seed = seed_for(self.seed, "sampler", self.cell, number)
-        if self.search.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        # Optuna's default of 10 random trials would be most of a small budget.
-        random_first = min(10, max(3, self.search.trials // 4))
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=random_first)
+def _distribution(hyperparameter: Hyperparameter) -> BaseDistribution:
+    if hyperparameter.choices:
+        return CategoricalDistribution(hyperparameter.choices)
+    return FloatDistribution(hyperparameter.low, hyperparameter.high, log=hyperparameter.log)
+
+
+def _as_it_ended(seen: FrozenTrial, state: TrialState) -> FrozenTrial:
+    """A trial without its sampler's notes, and PRUNED where the sampler was shown it COMPLETE."""
+    trial = copy(seen)
+    trial.system_attrs = {}
+    if seen.state != state:
+        last = seen.last_step
+        trial.state, trial.value = state, None if last is None else seen.intermediate_values[last]
+    return trial
 
 
 @dataclass(frozen=True)

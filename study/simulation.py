@@ -20,7 +20,7 @@ from statistics import fmean
 import numpy as np
 
 from data.storage import Location
-from study.cells import VARIANTS, Cell, cells_of
+from study.cells import Cell, cells_of
 from study.choosing import is_better
 from study.config import Config
 from study.evaluation import Repeat, repeats_to_run
@@ -74,10 +74,10 @@ class Curves:
         """The measured cell that stands for it: its own, or the nearest ratio of its variant."""
         if cell in self.measured.trials:
             return cell
-        frozen = VARIANTS[cell.variant].frozen
+        frozen = cell.kind.frozen
 
         def distance(other: Cell) -> tuple[bool, bool, int, str]:
-            unlike = VARIANTS[other.variant].frozen != frozen
+            unlike = other.kind.frozen != frozen
             ratios = abs(other.label_ratio - cell.label_ratio)
             return other.variant != cell.variant, unlike, ratios, other.name
 
@@ -115,7 +115,7 @@ class Curves:
             seconds = [
                 1.2 * row["seconds"] * self.size / epoch_work(self.measured.config, labelled, 0)
                 for cell, curves in self.measured.trials.items()
-                if not VARIANTS[cell.variant].frozen
+                if not cell.kind.frozen
                 for labelled in [self.measured.labelled.get(cell.label_ratio, 0)]
                 for row in curves[0].rows
                 if labelled
@@ -263,7 +263,7 @@ class Simulation:
 
     def _images(self, cell: Cell) -> int:
         """Images that the cell's encoder is pretrained on."""
-        counts, every = self.curves.counts, self.config.encoder.pretrain_on == "all"
+        counts, every = self.curves.counts, self.config.recipe(cell.variant).pretrain_on == "all"
         return sum(counts.train) - (0 if every else counts.labelled(cell.label_ratio))
 
     def _fill_encoders(self) -> None:
@@ -312,10 +312,11 @@ class Simulation:
 
 def encoder_key(config: Config, cell: Cell, repeat: int | None) -> Hashable:
     """What tells encoders apart, as `study.encoders` has it; None where a cell needs none."""
-    if not VARIANTS[cell.variant].pretrained:
+    if not cell.kind.pretrained:
         return None
-    own = cell.label_ratio if config.encoder.pretrain_on == "unlabelled" else 0
-    return own, repeat if config.encoder.per_repeat else None
+    recipe = config.recipe(cell.variant)
+    own = cell.label_ratio if recipe.pretrain_on == "unlabelled" else 0
+    return recipe, own, repeat if recipe.per_repeat else None
 
 
 def size_factor(config: Config, measured: Config) -> float:

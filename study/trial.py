@@ -18,8 +18,8 @@ from data.module import Batches, ButterflyDataModule
 from data.packing import file_lock, node_cache
 from models.classifiers import build_classifier, encode_batches
 from models.training import ClassifierModule
-from study.cells import VARIANTS, Cell
-from study.encoders import EncoderPlan, load_encoder, plan_encoder
+from study.cells import Cell
+from study.encoders import EncoderPlan, encoder_settings, load_encoder, plan_encoder
 from study.fitting import Checkpoint, EpochEnd, fit, use_device
 from study.material import Material
 from study.records import Row
@@ -80,13 +80,11 @@ def train_classifier(
     device = use_device(config)
     torch.manual_seed(seed)
     plan = plan_encoder(material, cell, repeat)
-    network: Any = build_classifier(
-        cell.variant,
+    network = build_classifier(
+        cell.kind.name,
         num_classes=len(material.species),
-        image_size=material.images.image_size,
-        width=config.encoder.width,
         encoder_state=load_encoder(material, plan) if plan else None,
-        normalise=config.encoder.normalise,
+        **encoder_settings(config.recipe(cell.variant), material.images.image_size),
     )
     inputs, labels, rows = _inputs(material, cell, plan, network, device, final)
     trained = network.head if inputs.ndim == 2 else network
@@ -138,7 +136,7 @@ def _inputs(
     """
     splits = ("train", "valid", "test") if final else ("train", "valid")
     rows = {split: material.rows(split) for split in splits}
-    if not (VARIANTS[cell.variant].frozen and material.config.training.augment == "none"):
+    if not (cell.kind.frozen and material.config.training.augment == "none"):
         return material.images.pixels, material.images.labels, rows
     assert plan is not None
     chosen = np.concatenate(list(rows.values()))
@@ -149,7 +147,7 @@ def _inputs(
                 material.images.pixels, material.images.labels, chosen, 64, device=device
             )
             pixels = (inputs for inputs, _ in batches)
-            features = encode_batches(network.encoder.to(device), pixels).cpu().numpy()
+            features = encode_batches(network.to(device), pixels).cpu().numpy()
             _write_whole(file, features)
     bounds = np.cumsum([len(part) for part in rows.values()])[:-1]
     places = np.split(np.arange(len(chosen)), bounds)

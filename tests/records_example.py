@@ -331,7 +331,12 @@ def _write_encoders(
         train = 0.02 + 0.08 * np.exp(-epoch / 3) + 0.002 * number
         curve = {"encoder": name, "epoch": epoch, "train_loss": train, "valid_loss": train * 1.06}
         curves.append(pd.DataFrame({**curve, "seconds": 1.5, "ended": STARTED + 1.5 * epoch}))
-        row = {"encoder": name, "architecture": "unet", "objective": "reconstruction"}
+        row = {
+            "encoder": name,
+            "recipe": None,
+            "architecture": "unet",
+            "objective": "reconstruction",
+        }
         row |= {"images": int((files["split"] == "train").sum()), "epochs": 12, "best_epoch": 12}
         row |= {
             "loss": train[-1] * 1.06,

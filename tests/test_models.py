@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -102,7 +104,7 @@ def test_encoder_classifier_has_the_papers_sizes() -> None:
 
 
 def test_autoencoder_has_the_papers_sizes() -> None:
-    network = UNetAutoencoder().eval()
+    network = UNetAutoencoder(UNetEncoder()).eval()
     found = shapes(network)
     assert [found[f"ups.{i}.weight"] for i in range(3)] == [
         (256, 128, 2, 2),
@@ -134,7 +136,7 @@ def test_classifier_and_its_gradients_equal_the_textbook_form(variant: str) -> N
 
 def test_autoencoder_and_its_gradients_equal_the_textbook_form() -> None:
     torch.manual_seed(0)
-    network = UNetAutoencoder(8).eval()
+    network = UNetAutoencoder(UNetEncoder(8)).eval()
     x = images(6)
     assert_same_step(network, network(x), textbook_autoencoder(network, x), x)
 
@@ -210,7 +212,7 @@ def test_dropout_repeats_with_its_seed_and_passes_gradients() -> None:
 
 
 def test_autoencoder_output_covers_the_inputs_range() -> None:
-    network = UNetAutoencoder(4).eval()
+    network = UNetAutoencoder(UNetEncoder(4)).eval()
     with torch.no_grad():
         for goal in (-0.99, 0.99):
             network.ups[2].weight.zero_()
@@ -226,7 +228,7 @@ def test_image_size_must_fit_the_blocks(variant: str) -> None:
 
 def test_autoencoder_refuses_an_image_size_it_cannot_give_back() -> None:
     with pytest.raises(ValueError, match="image size 36×36: expected multiples of 8"):
-        UNetAutoencoder(4)(images(size=36))
+        UNetAutoencoder(UNetEncoder(4))(images(size=36))
 
 
 @pytest.mark.parametrize(
@@ -285,24 +287,26 @@ def test_fine_tuned_encoder_is_trained_with_dropout() -> None:
 def test_head_on_cached_features_gives_the_classifiers_logits() -> None:
     classifier = build_classifier("B1", CLASSES, 32, 4, UNetEncoder(4).state_dict())
     x = images(10)
-    features = encode_batches(classifier.encoder, x.split(4))
+    features = encode_batches(classifier, x.split(4))
     assert features.shape == (10, 16 * 4 * 4)
     assert not features.requires_grad
     torch.testing.assert_close(classifier.head(features), classifier(x), rtol=1e-4, atol=1e-6)
 
 
 def test_encoding_keeps_the_encoders_mode() -> None:
-    encoder = UNetEncoder(4).train()
+    classifier = build_classifier("B0", CLASSES, 32, 4).train()
     x = images()
-    assert torch.equal(encode_batches(encoder, [x]), encode_batches(encoder, [x]))
-    assert encoder.training
-    assert torch.equal(encode_batches(encoder, [x]), flatten_maps(encoder.eval()(x)))
+    assert torch.equal(encode_batches(classifier, [x]), encode_batches(classifier, [x]))
+    assert classifier.encoder.training
+    expected = flatten_maps(classifier.encoder.eval()(x))
+    assert torch.equal(encode_batches(classifier, [x]), expected)
 
 
 def test_frozen_encoder_with_buffers_keeps_them() -> None:
-    encoder = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.BatchNorm2d(4))
+    encoder: Any = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.BatchNorm2d(4))
+    encoder.channels, encoder.stride, encoder.pooled = 4, 8, False
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    classifier = EncoderClassifier(encoder, CLASSES, 4 * 4 * 4, 8, frozen=True).train()
+    classifier = EncoderClassifier(encoder, CLASSES, 32, frozen=True).train()
     optimizer = torch.optim.Adam(w for w in classifier.parameters() if w.requires_grad)
     classifier(images()).sum().backward()
     optimizer.step()

@@ -115,8 +115,8 @@ def test_a_label_that_is_no_image_of_the_study_is_refused(folder: Path) -> None:
 
 def test_a_repeat_has_its_own_encoder_where_there_is_one(tmp_path: Path) -> None:
     run = load(write_run(tmp_path / "run", encoders=3, **SMALL))  # type: ignore[arg-type]
-    assert encoder_of(run, 10, None) == "unet-0000"
-    assert [encoder_of(run, 10, repeat) for repeat in (0, 1)] == ["unet-0001", "unet-0002"]
+    assert encoder_of(run, "B2", 10, None) == "unet-0000"
+    assert [encoder_of(run, "B2", 10, repeat) for repeat in (0, 1)] == ["unet-0001", "unet-0002"]
     fits = probe(run).fits.query("features == 'pretrained'")
     assert dict(zip(fits["repeat"], fits["encoder"], strict=True)) == {
         0: "unet-0001",

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch import Tensor, nn
 
-from models.autoencoders import UNetAutoencoder, UNetEncoder
+from models.autoencoders import UNetEncoder
 from models.classifiers import build_classifier, encode_batches
 from models.memory import keep_freed_memory
+from models.objectives.reconstruction import Reconstruction
 from models.training import (
-    AutoencoderModule,
     ClassifierModule,
+    PretrainingModule,
     trainer_options,
 )
 
@@ -71,9 +72,9 @@ def encoder_state() -> dict[str, Tensor]:
 def test_autoencoder_learns_and_logs_both_losses() -> None:
     torch.manual_seed(0)
     images, labels = striped_images(48)
-    module = AutoencoderModule(UNetAutoencoder(4), lr=1e-2)
+    module = PretrainingModule(Reconstruction(UNetEncoder(4)), lr=1e-2)
     rows = Rows()
-    make_trainer(10, rows).fit(module, Batches(images, labels), Batches(images[:20]))
+    make_trainer(10, rows).fit(module, Batches(images, labels), Batches(images[:20], labels[:20]))
     assert set(rows.rows[0]) == {"train_loss", "valid_loss"}
     for name in ("train_loss", "valid_loss"):
         assert rows.rows[-1][name] < 0.7 * rows.rows[0][name]
@@ -84,9 +85,9 @@ def test_autoencoder_learns_and_logs_both_losses() -> None:
 
 
 def test_autoencoder_trains_without_a_validation_set() -> None:
-    images, _ = striped_images(16)
     trainer = make_trainer(1)
-    trainer.fit(AutoencoderModule(UNetAutoencoder(2)), Batches(images))
+    module = PretrainingModule(Reconstruction(UNetEncoder(2)))
+    trainer.fit(module, Batches(*striped_images(16)))
     assert set(trainer.callback_metrics) == {"train_loss"}
 
 
@@ -127,7 +128,7 @@ def test_training_on_cached_features_equals_training_on_images() -> None:
     for cached in (False, True):
         torch.manual_seed(3)
         network = build_classifier("B1", SPECIES, 16, 4, state)
-        inputs = encode_batches(network.encoder, images.split(16)) if cached else images
+        inputs = encode_batches(network, images.split(16)) if cached else images
         trained = network.head if cached else network
         batches = Batches(inputs, labels)
         trainer = make_trainer(3)
@@ -218,10 +219,11 @@ def test_classifier_loss_that_is_no_number_ends_the_training(
 
 
 def test_autoencoder_loss_that_is_no_number_ends_the_training() -> None:
-    images, _ = striped_images(16)
+    images, labels = striped_images(16)
     images[3] = float("nan")
+    module = PretrainingModule(Reconstruction(UNetEncoder(2)))
     with pytest.raises(FloatingPointError, match="train_loss is nan at epoch 1"):
-        make_trainer(3).fit(AutoencoderModule(UNetAutoencoder(2)), Batches(images))
+        make_trainer(3).fit(module, Batches(images, labels))
 
 
 def test_same_seed_gives_the_same_weights() -> None:

@@ -192,7 +192,7 @@ def test_training_on_features_is_training_on_images(
     quick, fast_rows = train(material, "B1")
     assert quick.data._inputs.ndim == 2
     slow_b1 = Variant("B1", pretrained=True, frozen=False, what="no shortcut")
-    monkeypatch.setattr(study.trial, "VARIANTS", VARIANTS | {"B1": slow_b1})
+    monkeypatch.setattr(study.cells, "VARIANTS", VARIANTS | {"B1": slow_b1})
     slow, slow_rows = train(material, "B1")
     assert slow.data._inputs.ndim == 4
     assert len(fast_rows) == len(slow_rows) == 4
