@@ -86,7 +86,7 @@ def _variance(gained: int, lost: int, images: int, difference: float) -> float:
     return images * (2 * only_second + difference * (1 - difference))
 
 
-def render(rows: Sequence[Mapping[str, Any]]) -> str:
+def render(rows: Sequence[Mapping[Any, Any]]) -> str:
     """The record as a table for the terminal, a line a variant, and what it means."""
     table = [_HEAD, *(_texts(row) for row in rows)]
     widest = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -101,7 +101,7 @@ _HEAD = ["cell", "MB", "ms, 1 image (p95)", "ms, 64 images (p95)", "accuracy"]
 _HEAD += ["points [95 %]", "agree"]
 
 
-def _texts(row: Mapping[str, Any]) -> list[str]:
+def _texts(row: Mapping[Any, Any]) -> list[str]:
     points = (f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high"))
     return [
         str(row["cell"]),
@@ -113,11 +113,11 @@ def _texts(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _time(row: Mapping[str, Any], name: str) -> str:
+def _time(row: Mapping[Any, Any], name: str) -> str:
     return f"{row[name]:.2f} ({row[f'{name}_p95']:.2f})"
 
 
-def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
     first = rows[0]
     share = min(row["int8_share"] for row in rows)
     return [
@@ -130,7 +130,7 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def slower(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def slower(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
     """Where int8 takes longer than float32, by medians, and whether there are operators for it:
     a sentence each; none where there is nothing to say.
     """
@@ -150,5 +150,5 @@ def slower(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _by_hand(rows: Sequence[Mapping[str, Any]]) -> bool:
+def _by_hand(rows: Sequence[Mapping[Any, Any]]) -> bool:
     return any(row["operators"] == "none" for row in rows)

@@ -16,7 +16,7 @@ def quantised_section(shown: Shown) -> Section | None:
     found = read(shown.run)
     if found.empty:
         return None
-    rows = found.to_dict("records")
+    rows: list[dict[Any, Any]] = found.to_dict("records")
     section = Section("quantised", "Quantised")
     section.text(
         "Each variant’s best classifier, by validation, and the same with its convolutions and "

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ENCODER_STRIDE = 8  # three blocks, each halves the image
-SKIPS = ("added", "none")
+SKIPS = ("added", "dropped", "narrow", "none")
 Skips = tuple[Tensor | None, Tensor | None]
 
 
@@ -112,9 +112,17 @@ class UNetAutoencoder(nn.Module):
     added to its first, the first block's to its second. The output is tanh's: it covers the
     input's [-1, 1], where the published sigmoid left the lower half out of reach.
 
+    The paper's skips lead past the bottleneck: the first block alone can give back most of an
+    image, and the last, which the classifiers use, has little to learn. Three remedies:
+
+    - ``dropped``: in training, each image loses each skip in half of the steps (and has it at
+      double strength otherwise), so that the decoder must be able to do without;
+    - ``narrow``: a skip passes through an eighth of its channels (two 1×1 convolutions);
+    - ``none``: no skips.
+
     Args:
         encoder: is kept, not copied; w is its width.
-        skips: ``added``, as in the paper, or ``none``.
+        skips: ``added`` as in the paper, or a remedy.
 
     Raises:
         ValueError: unknown skips.
@@ -131,6 +139,8 @@ class UNetAutoencoder(nn.Module):
             nn.ConvTranspose2d(before, after, 2, stride=2)
             for before, after in itertools.pairwise(channels)
         )
+        narrow = (2 * width, width) if skips == "narrow" else ()
+        self.narrows = nn.ModuleList(_narrow(channels) for channels in narrow)
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstructs images ``(B, 3, H, W)`` in [-1, 1], H and W multiples of 8.
@@ -139,7 +149,16 @@ class UNetAutoencoder(nn.Module):
             ValueError: H or W is no multiple of 8.
         """
         first, second, latent = self.encoder.block_outputs(x)
-        return self.decode(latent, (second, first) if self.skips == "added" else (None, None))
+        return self.decode(latent, (self._skip(0, second), self._skip(1, first)))
+
+    def _skip(self, step: int, maps: Tensor) -> Tensor | None:
+        if self.skips == "none":
+            return None
+        if self.skips == "narrow":
+            return self.narrows[step](maps)
+        if self.skips == "dropped" and self.training:
+            return maps * _kept_half_of_the_time(maps)
+        return maps
 
     def decode(self, maps: Tensor, skips: Skips = (None, None)) -> Tensor:
         """``(B, 4w, H/8, W/8)`` -> images ``(B, 3, H, W)`` in [-1, 1].
@@ -161,6 +180,16 @@ class UNetAutoencoder(nn.Module):
     def pictures(self, outputs: Tensor) -> Tensor:
         """Outputs or targets as pixel values in [0, 1], ``(B, 3, H, W)``."""
         return outputs.add(1).div(2).clamp(0, 1)
+
+
+def _narrow(channels: int) -> nn.Sequential:
+    fewer = max(1, channels // 8)
+    return nn.Sequential(nn.Conv2d(channels, fewer, 1), nn.Conv2d(fewer, channels, 1))
+
+
+def _kept_half_of_the_time(maps: Tensor) -> Tensor:
+    """2 or 0 for each image, ``(B, 1, 1, 1)``: the mean stays."""
+    return 2.0 * torch.randint(0, 2, (len(maps), 1, 1, 1), device=maps.device)
 
 
 class MapAutoencoder(nn.Module):

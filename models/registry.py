@@ -30,11 +30,14 @@ class Architecture:
 ARCHITECTURES = {
     "unet": Architecture("models.autoencoders", "UNetEncoder", 8),
     "dense": Architecture("models.dense", "DenseEncoder", 1),
+    "residual": Architecture("models.residual", "ResidualEncoder", 16),
+    "transformer": Architecture("models.transformer", "TransformerEncoder", 8),
 }
 
 OBJECTIVES = {
     "reconstruction": "models.objectives.reconstruction:Reconstruction",
     "denoising": "models.objectives.denoising:Denoising",
+    "masked": "models.objectives.masked:Masked",
 }
 
 

@@ -59,9 +59,13 @@ class PseudoLabels(nn.Module):
         """
         probability = logits.softmax(1)
         self.predicted.lerp_(probability.mean(0), 1 - ALIGNMENT_DECAY)
-        aligned = probability * (self.labelled / self.predicted.clamp(min=1e-6))
-        confidence, names = (aligned / aligned.sum(1, keepdim=True)).max(1)
+        confidence, names = self.align(probability).max(1)
         return names, confidence > self.threshold
+
+    def align(self, probability: Tensor) -> Tensor:
+        """Probabilities ``(U, K)`` that follow the labelled species on average, ``(U, K)``."""
+        aligned = probability * (self.labelled / self.predicted.clamp(min=1e-6))
+        return aligned / aligned.sum(1, keepdim=True)
 
 
 def unlabelled_loss(logits: Tensor, names: Tensor, sure: Tensor) -> Tensor:
@@ -173,7 +177,7 @@ class FixMatchModule(ClassifierModule):
         # checkpoint are restored, and asking Lightning for it by then starts the first epoch.
         steps = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.lr * warm_cosine(self.global_step / steps)
+            group["lr"] = self.lr * warm_cosine((self.global_step + 0.5) / steps)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         images, labels = batch["labelled"]

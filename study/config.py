@@ -30,7 +30,7 @@ from pydantic import (
 from data.storage import InputError
 from models.registry import ARCHITECTURES, OBJECTIVES
 
-PRESETS = ("smoke", "quick", "paper", "full")
+PRESETS = ("smoke", "quick", "paper", "full", "rubric")
 VARIANT_NAMES = ("A", "B0", "B1", "B2")
 
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
@@ -145,10 +145,11 @@ class Encoder(Section):
     architecture: Annotated[str, _one_of(ARCHITECTURES)] = "unet"
     objective: Annotated[str, _one_of(OBJECTIVES)] = "reconstruction"
     width: int = Field(64, ge=1, le=512)  # channels of the first block, for A as well
-    skips: Literal["added", "none"] = "added"  # of the U-Net's decoder
+    skips: Literal["added", "dropped", "narrow", "none"] = "added"  # of the U-Net's decoder
     colour: Literal["grey", "rgb"] = "grey"  # that a dense encoder sees
     salt: Share = 0.1  # of the pixels, where the objective adds noise
     pepper: Share = 0.1
+    hidden: Annotated[float, Field(gt=0, lt=1)] = 0.6  # share of patches, where some are masked
     pretrain_on: Literal["all", "unlabelled"] = "all"
     epochs: int = Field(30, ge=1)
     patience: int = Field(7, ge=1)

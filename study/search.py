@@ -51,7 +51,8 @@ class CellSearch:
 
     Samplers look at every trial of their study for each new one. So that a trial of a large search
     costs no more than one of a small one, the study that is asked is begun anew every memory / 2
-    trials, with the best and the latest ones; `finished` has them all, as they ended.
+    trials, with the best and the latest ones (where the sampler can do without the others);
+    `finished` has them all, as they ended.
 
     Args:
         cell: its name.
@@ -103,7 +104,8 @@ class CellSearch:
         if shown == TrialState.PRUNED and value is not None and not self.sampler.ranks_pruned:
             shown = TrialState.COMPLETE
         seen = study.tell(trial, value if shown == TrialState.COMPLETE else None, state=shown)
-        self._seen.append((number, seen))
+        if self.sampler.memory is not None:
+            self._seen.append((number, seen))
         self.finished.append((number, _as_it_ended(seen, _STATES[state])))
         if study is not self.study:
             self.study.add_trial(seen)
@@ -118,17 +120,18 @@ class CellSearch:
     def _begin(self) -> int:
         """The number of a trial that begins now."""
         number, self.started = self.started, self.started + 1
-        if number >= self.sampler.memory and number % (self.sampler.memory // 2) == 0:
+        memory = self.sampler.memory
+        if memory is not None and number >= memory and number % (memory // 2) == 0:
             self.study = optuna.create_study(study_name=self.cell, direction=self.direction)
-            self._seen = self._worth_remembering()
+            self._seen = self._worth_remembering(memory // 2)
             self.study.add_trials([trial for _, trial in self._seen])
         return number
 
-    def _worth_remembering(self) -> list[tuple[int, FrozenTrial]]:
+    def _worth_remembering(self, most: int) -> list[tuple[int, FrozenTrial]]:
         complete = [(n, t) for n, t in self._seen if t.state == TrialState.COMPLETE]
         sign = -1 if self.direction == "maximize" else 1
         best = sorted(complete, key=lambda one: sign * (one[1].value or 0.0))[:GOOD]
-        latest = sorted(self._seen, key=lambda one: one[0])[GOOD - self.sampler.memory // 2 :]
+        latest = sorted(self._seen, key=lambda one: one[0])[GOOD - most :]
         return sorted(dict(best + latest).items())
 
 

@@ -80,7 +80,7 @@ def test_a_search_put_back_from_its_records_goes_on_with_the_same_points(
         again.report(running, 1, rows[cut]["val_f1"] / 2)
         again.report(running, 2, rows[cut]["val_f1"])
         again.tell(running, rows[cut]["state"], rows[cut]["val_f1"])
-        most = cut + 4 if sampler == "gp" else len(rows)
+        most = min(cut + 4, len(rows)) if sampler == "gp" else len(rows)
         assert go_on(again, rows[: cut + 1], most) == rows[:most]
 
 
@@ -158,7 +158,7 @@ def test_what_is_kept_of_a_trial_is_how_it_ended(sampler: str) -> None:
     )
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name, s in SAMPLERS.items() if s.memory])
 def test_it_sees_a_bounded_number_of_trials(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     short = replace(SAMPLERS[sampler], memory=8)
     monkeypatch.setitem(study.samplers.SAMPLERS, sampler, short)
@@ -170,8 +170,8 @@ def test_it_sees_a_bounded_number_of_trials(sampler: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("trials", [1, 2, 6, 16, 24, 10_000])
-def test_a_population_fits_the_budget_and_what_is_remembered(trials: int) -> None:
-    assert 4 <= population(trials) <= SAMPLERS["nsga2"].memory // 4
+def test_a_population_fits_the_budget(trials: int) -> None:
+    assert 4 <= population(trials) <= 50
     assert trials < 16 or trials // population(trials) >= 4
 
 
