@@ -13,6 +13,7 @@ import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
 
@@ -129,6 +130,10 @@ class ButterflyDataModule(lightning.LightningDataModule):
         value_range: what pixel values 0 and 255 become: (-1, 1) in the paper's experiment 1,
             (0, 1) in experiment 2.
         device: where batches are made.
+        unlabelled: indices of images that are trained on without their labels; None: there are
+            none. Training batches are then ``{"labelled": ..., "unlabelled": ...}``, and an epoch
+            has as many steps as without them.
+        unlabelled_batch_size: of those, a step.
     """
 
     def __init__(
@@ -144,6 +149,8 @@ class ButterflyDataModule(lightning.LightningDataModule):
         min_steps_per_epoch: int = 0,
         value_range: tuple[float, float] = (-1.0, 1.0),
         device: str | torch.device = "cpu",
+        unlabelled: npt.NDArray[Any] | None = None,
+        unlabelled_batch_size: int = 64,
     ):
         super().__init__()
         self._inputs, self._labels = inputs, labels
@@ -151,15 +158,14 @@ class ButterflyDataModule(lightning.LightningDataModule):
         self._batch_size, self._seed = batch_size, seed
         self._min_steps = min_steps_per_epoch
         self._value_range, self._device = value_range, device
+        self._unlabelled, self._unlabelled_batch_size = unlabelled, unlabelled_batch_size
 
-    def train_dataloader(self) -> Batches:
-        return self._batches(
-            self._train,
-            shuffle=True,
-            seed=self._seed,
-            epoch=self._epoch,
-            min_steps=self._min_steps,
-        )
+    def train_dataloader(self) -> Any:
+        labelled = self._shuffled(self._train, self._batch_size, self._min_steps)
+        if self._unlabelled is None:
+            return labelled
+        beside = self._shuffled(self._unlabelled, self._unlabelled_batch_size, len(labelled))
+        return CombinedLoader({"labelled": labelled, "unlabelled": beside}, "min_size")
 
     def val_dataloader(self) -> Batches:
         return self._batches(self._valid)
@@ -179,12 +185,18 @@ class ButterflyDataModule(lightning.LightningDataModule):
             return 0
         return self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
-    def _batches(self, indices: npt.NDArray[Any], **order: Any) -> Batches:
+    def _shuffled(self, indices: npt.NDArray[Any], batch_size: int, min_steps: int) -> Batches:
+        order = {"shuffle": True, "seed": self._seed, "epoch": self._epoch}
+        return self._batches(indices, batch_size, min_steps=min_steps, **order)
+
+    def _batches(
+        self, indices: npt.NDArray[Any], batch_size: int | None = None, **order: Any
+    ) -> Batches:
         return Batches(
             self._inputs,
             self._labels,
             indices,
-            self._batch_size,
+            batch_size or self._batch_size,
             value_range=self._value_range,
             device=self._device,
             **order,
