@@ -146,15 +146,19 @@ def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int
     if len(of_name) < 2:
         return None
     few, many = min(of_name), max(of_name)
-    shared = tuple(sorted(set(of_name[few].repeats) & set(of_name[many].repeats)))
+    both = less(of_name[few], of_name[many])
+    return None if both is None else (*compare(both, compared.draws), few, many)
+
+
+def less(one: Paired, other: Paired) -> Paired | None:
+    """The difference of two differences, on the repeats that both have; None without any."""
+    shared = tuple(sorted(set(one.repeats) & set(other.repeats)))
     if not shared:
         return None
     value, drawn = (
-        _at(of_name[few], kind, shared) - _at(of_name[many], kind, shared)
-        for kind in ("value", "drawn")
+        _at(one, kind, shared) - _at(other, kind, shared) for kind in ("value", "drawn")
     )
-    both = Paired(value, drawn, shared, of_name[few].images)
-    return (*compare(both, compared.draws), few, many)
+    return Paired(value, drawn, shared, one.images)
 
 
 def _at(paired: Paired, kind: str, repeats: Sequence[int]) -> np.ndarray:

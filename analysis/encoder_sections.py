@@ -11,6 +11,7 @@ from analysis import charts, figures
 from analysis.cells import ratio, value, with_interval, word
 from analysis.latents import CLUSTER_METRICS
 from analysis.page import Cell, Grid, Row, Section, draw
+from analysis.reconstructions import denoising_curves
 from analysis.shown import Shown
 from analysis.table_sections import grouped
 
@@ -28,9 +29,10 @@ def encoders_section(shown: Shown) -> Section | None:
     section.table(_encoders_grid(found))
     section.table(_by_cell_grid(found))
     _add_probes(section, shown.results.probes)
-    if len(shown.run.encoder_epochs):
-        caption = "Reconstruction loss of each encoder against epochs of pretraining (Fig. 1)."
-        figure = figures.autoencoder_loss(shown.run.encoder_epochs)
+    curves = shown.run.encoder_epochs.drop(denoising_curves(shown.run).index)
+    if len(curves):
+        caption = "Loss of each encoder against epochs of pretraining (Fig. 1)."
+        figure = figures.autoencoder_loss(curves, shown.run.encoders_made)
         section.figure(draw("fig1_autoencoder_loss", caption, figure, "26rem"))
     return section
 
@@ -41,7 +43,7 @@ def _encoders_grid(found: pd.DataFrame) -> Grid:
     rows = [Row(_encoder_cells(row)) for row in found.to_dict("records")]
     caption = (
         "Best first by the validation F1 of the classifiers that used it, mean over cells. Loss: "
-        "reconstruction of the validation images. Linear probe (logistic regression) and k-NN "
+        "of the objective, on the validation images. Linear probe (logistic regression) and k-NN "
         "(k = 5, cosine): trained on frozen features of all training images with their labels, "
         "accuracy on the validation images."
     )

@@ -29,8 +29,8 @@ from analysis.drawing import (
     variant_styles,
 )
 
-_SPECIES_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
-_SPECIES_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
+SPECIES_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
+SPECIES_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
 _MOST_POINTS = 6000  # of a map as shapes; more are an image
 
 
@@ -69,27 +69,66 @@ def _label_ticks(axes: Axes, known: pd.DataFrame) -> None:
     axes.margins(x=0.06)
 
 
-def autoencoder_loss(curves: pd.DataFrame) -> Figure:
-    """Reconstruction loss against epochs (the paper's Fig. 1), a pair of lines an encoder.
+def autoencoder_loss(curves: pd.DataFrame, made: pd.DataFrame | None = None) -> Figure:
+    """Loss against epochs of pretraining (the paper's Figs. 1 and 3), a pair of lines an encoder
+    and a panel a recipe.
 
     Args:
         curves: as ``encoder_epochs.parquet``.
+        made: as ``encoders_made.parquet``; without it, all are taken for autoencoders.
     """
-    with drawing(6.4, 3.1) as figure:
-        axes = plain_axes(figure)
-        for encoder in pd.unique(curves["encoder"]):
-            rows = curves[curves["encoder"] == encoder].sort_values("epoch")
-            axes.plot(rows["epoch"], rows["train_loss"], color=BLUE, lw=1.2)
-            axes.plot(rows["epoch"], rows["valid_loss"], color=RED, lw=1.2, ls=(0, (4, 2)))
-        axes.plot([], [], color=BLUE, label="training images")
-        axes.plot([], [], color=RED, ls=(0, (4, 2)), label="validation images")
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("reconstruction loss")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
-        horizontal_grid(axes)
-        axes.legend(loc="upper right")
+    panels = _recipes(curves, made)
+    across = min(_MOST_ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    width = 6.4 if across == 1 else 0.6 + 2.9 * across
+    with drawing(width, 0.5 + 2.6 * down) as figure:
+        many = figure.subplots(down, across, squeeze=False).ravel()
+        for axes, (name, unit, rows) in zip(many, panels, strict=False):
+            _loss_lines(axes, rows)
+            axes.set_ylabel(unit)
+            axes.set_title(name if len(panels) > 1 else "")
+        for axes in many[len(panels) :]:
+            axes.remove()
+        for colour, style, name in _LOSS_LINES:
+            many[0].plot([], [], color=colour, ls=style, label=name)
+        figure.legend(loc="outside upper right", ncols=2)
     return figure
+
+
+_MOST_ACROSS = 3
+_LOSS_LINES: Any = ((BLUE, "-", "training images"), (RED, (0, (4, 2)), "validation images"))
+_NATS = "−ELBO, nats per image"
+_UNITS = {"variational": _NATS, "denoising_variational": _NATS}
+_UNITS |= dict.fromkeys(("reconstruction", "denoising", "masked"), "mean squared error")
+
+
+def _recipes(
+    curves: pd.DataFrame, made: pd.DataFrame | None
+) -> list[tuple[str, str, pd.DataFrame]]:
+    """Name, unit and curves of each recipe; a loss is compared within one only."""
+    if made is None or made.empty:
+        return [("", "mean squared error", curves)]
+    known = made.drop_duplicates("encoder").assign(recipe=made["recipe"].fillna(made["objective"]))
+    joined = curves.merge(known[["encoder", "recipe", "objective"]], on="encoder")
+    return [
+        (str(recipe), _UNITS.get(str(objective), "loss"), rows)
+        for (recipe, objective), rows in joined.groupby(["recipe", "objective"], sort=False)
+    ] or [("", "loss", curves)]
+
+
+def _loss_lines(axes: Axes, curves: pd.DataFrame) -> None:
+    for encoder in pd.unique(curves["encoder"]):
+        rows = curves[curves["encoder"] == encoder].sort_values("epoch")
+        for column, (colour, style, _) in zip(
+            ("train_loss", "valid_loss"), _LOSS_LINES, strict=True
+        ):
+            axes.plot(rows["epoch"], rows[column], color=colour, lw=1.2, ls=style)
+    axes.patch.set_alpha(0)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not (curves[["train_loss", "valid_loss"]] < 0).any(axis=None):
+        axes.set_ylim(bottom=0)
+    horizontal_grid(axes)
 
 
 def latent_map(points: pd.DataFrame, by: str) -> Figure:
@@ -107,8 +146,8 @@ def latent_map(points: pd.DataFrame, by: str) -> Figure:
         axes = plain_axes(figure)
         for number, name in enumerate(names):
             rows = points[points[by] == name]
-            colour = _SPECIES_COLOURS[number % len(_SPECIES_COLOURS)]
-            marker = _SPECIES_MARKERS[number // len(_SPECIES_COLOURS) % len(_SPECIES_MARKERS)]
+            colour = SPECIES_COLOURS[number % len(SPECIES_COLOURS)]
+            marker = SPECIES_MARKERS[number // len(SPECIES_COLOURS) % len(SPECIES_MARKERS)]
             style: Any = {"ms": 3.2, "mew": 0, "alpha": 0.8, "color": colour}
             handles += axes.plot(rows["x"], rows["y"], marker, rasterized=many, **style)
             labels.append(shorten(str(name)) if by == "species" else f"cluster {name + 1}")

@@ -44,7 +44,7 @@ def hypotheses(
             rows.append((contrast, question, "not asked", text))
             continue
         needed = power[power["contrast"] == contrast]
-        rows.append((contrast, question, _verdict(of_contrast), _text(of_contrast, needed)))
+        rows.append((contrast, question, overall(of_contrast), _text(of_contrast, needed)))
     rows.insert(1, _few_labels(compared))
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -57,7 +57,8 @@ def _not_asked(run: Run, contrast: str) -> str:
     return "The study has no result for it: both sides must be tested at one ratio at least."
 
 
-def _verdict(rows: pd.DataFrame) -> str:
+def overall(rows: pd.DataFrame) -> str:
+    """``yes``, ``no``, ``mixed`` or ``not decided``, from the verdicts of differences."""
     found = set(rows["verdict"])
     if {"higher", "lower"} <= found:
         return "mixed"
@@ -72,7 +73,7 @@ def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
         chosen = rows[rows["verdict"] == verdict]
         if len(chosen):
             each = [
-                f"at {row['label_ratio']:g} % labels by {_points(row)}" for row in _rows(chosen)
+                f"at {row['label_ratio']:g} % labels by {in_points(row)}" for row in _rows(chosen)
             ]
             parts.append(f"{phrase}: {', '.join(each)}.")
     small = rows[rows["verdict"] == "under 2 points"]
@@ -87,7 +88,7 @@ def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
 def _undecided(rows: pd.DataFrame, needed: pd.DataFrame, whole: bool) -> str:
     start = "Not decided by this data" + ("" if whole else f" at {percents(rows['label_ratio'])}")
     widest = rows.iloc[int(rows["difference"].abs().argmax())]
-    text = f"{start}; the largest difference there is {_points(widest)}, at "
+    text = f"{start}; the largest difference there is {in_points(widest)}, at "
     text += f"{widest['label_ratio']:g} % labels."
     known = needed[needed["label_ratio"] == widest["label_ratio"]]
     return f"{text} {what_would_decide(known.iloc[0].to_dict())}" if len(known) else text
@@ -101,7 +102,7 @@ def _few_labels(compared: Pairs) -> tuple[str, str, str, str]:
         return name, question, "not asked", "It takes B2 and B0 at two label ratios."
     change, p_value, few, many = found
     values = {"difference": change.value, "low": change.low, "high": change.high}
-    text = f"The effect at {few:g} % labels less that at {many:g} % is {_points(values)}"
+    text = f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}"
     text = minus(f"{text}, p = {p_value:.3f} (one test, not adjusted for the others).")
     if p_value >= SURE:
         return name, question, "not decided", f"Not decided by this data. {text}"
@@ -113,6 +114,7 @@ def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
     return frame.to_dict("records")
 
 
-def _points(row: Any) -> str:
+def in_points(row: Any) -> str:
+    """A difference with its interval."""
     value, low, high = (100 * row[name] for name in ("difference", "low", "high"))
     return f"{value:+.1f} points [95 % interval {low:+.1f} to {high:+.1f}]"

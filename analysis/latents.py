@@ -179,7 +179,9 @@ def cluster(points: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(KMeans(k, n_init=10, random_state=SEED).fit_predict(points))
 
 
-def agreement(species: np.ndarray, clusters: np.ndarray, points: np.ndarray) -> dict[str, float]:
+def agreement(
+    species: np.ndarray, clusters: np.ndarray, points: np.ndarray | None
+) -> dict[str, float]:
     """How well clusters match species, and how separate they are, with 95 % intervals.
 
     The intervals resample images and keep the clusters. Resampling raises NMI, ARI and purity a
@@ -187,7 +189,7 @@ def agreement(species: np.ndarray, clusters: np.ndarray, points: np.ndarray) -> 
 
     Args:
         species, clusters: codes from 0, (N,).
-        points: in which the clusters were found, (N, dimensions).
+        points: in which the clusters were found, (N, dimensions); None: no silhouette.
     """
     random = np.random.default_rng(SEED)
     table = np.zeros((species.max() + 1, clusters.max() + 1))
@@ -199,8 +201,9 @@ def agreement(species: np.ndarray, clusters: np.ndarray, points: np.ndarray) -> 
         "nmi": normalised_mutual_information(tables),
         "ari": adjusted_rand(tables),
         "purity": purity(tables),
-        "silhouette": _silhouettes(points, clusters, random),
     }
+    if points is not None:
+        found["silhouette"] = _silhouettes(points, clusters, random)
     result: dict[str, float] = {}
     for name, values in found.items():
         low, high = np.quantile(values[1:], [0.025, 0.975]) - values[1:].mean() + values[0]

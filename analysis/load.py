@@ -68,6 +68,16 @@ COLUMNS: dict[str, dict[str, str]] = {
         "probability": _FLOAT,
         "loss": _FLOAT,
     },
+    "robustness": {
+        **_CELL,
+        "repeat": _INT,
+        "noise": _FLOAT,
+        "file": _TEXT,
+        "true": _TEXT,
+        "pred": _TEXT,
+        "probability": _FLOAT,
+        "loss": _FLOAT,
+    },
     "encoders_made": {
         "encoder": _TEXT,
         "recipe": _TEXT,
@@ -88,7 +98,18 @@ COLUMNS: dict[str, dict[str, str]] = {
         "seconds": _FLOAT,
         "ended": _FLOAT,
     },
+    "reconstructions": {
+        "encoder": _TEXT,
+        "file": _TEXT,
+        "loss": _FLOAT,
+        "noisy_loss": _FLOAT,
+        "median_loss": _FLOAT,
+        "clean_loss": _FLOAT,
+        "elbo": _FLOAT,
+        "kl": _FLOAT,
+    },
     "features/files": {"file": _TEXT, "split": _TEXT, "species": _TEXT},
+    "features/ENCODER.noise": {"noise": _FLOAT, "file": _TEXT, "cluster": _INT},
 }
 
 
@@ -148,7 +169,7 @@ class Run:
             self._recipe_named(name if isinstance(name, str) else None) == wanted
             for name in self.encoders_made["recipe"]
         ]
-        return self.encoders_made[own]
+        return self.encoders_made.loc[own]
 
     @property
     def label_ratios(self) -> list[int]:
@@ -205,6 +226,11 @@ class Run:
         return self._frame("predictions")
 
     @cached_property
+    def robustness(self) -> pd.DataFrame:
+        """As `predictions`, of the test images with a share ``noise`` of noisy pixels, above 0."""
+        return self._frame("robustness")
+
+    @cached_property
     def encoders_made(self) -> pd.DataFrame:
         """A row an encoder; ``loss`` is its reconstruction error on the validation images."""
         return self._frame("encoders_made")
@@ -242,6 +268,32 @@ class Run:
             images = len(self.feature_files)
             raise InputError(f"{file}: found shape {found.shape}, expected ({images}, D)")
         return np.asarray(found, dtype=np.float32)
+
+    @cached_property
+    def reconstructions(self) -> pd.DataFrame:
+        """A row an encoder that gives images back, and test image: what it makes of its noise."""
+        return self._frame("reconstructions")
+
+    def pictures_given_back(self, encoder: str) -> dict[str, np.ndarray]:
+        """``original noisy median reconstructed`` (n, H, W, C), ``samples`` (m, H, W, C), uint8,
+        and ``shown``, the n files; nothing of an encoder that gives no images back.
+        """
+        import numpy as np
+
+        file = self.location / "reconstructions" / f"{encoder}.npz"
+        if not file.is_file():
+            return {}
+        return _read(
+            file,
+            lambda sealed: dict(
+                np.load(io.BytesIO(unseal_end(sealed, required=False)), allow_pickle=False)
+            ),
+        )
+
+    def clusters_in_noise(self, encoder: str) -> pd.DataFrame:
+        """In which cluster an encoder puts each image with noise: ``noise file cluster``."""
+        file = self.location / "features" / f"{encoder}.noise.parquet"
+        return read_frame(file, COLUMNS["features/ENCODER.noise"])
 
     def _frame(self, name: str) -> pd.DataFrame:
         return read_frame(self.location / f"{name}.parquet", COLUMNS[name])

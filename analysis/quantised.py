@@ -134,20 +134,16 @@ def slower(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
     """Where int8 takes longer than float32, by medians, and whether there are operators for it:
     a sentence each; none where there is nothing to say.
     """
-    found = [
-        f"{row['cell']} with {batch} image{'s' if batch > 1 else ''}"
-        for row in rows
-        for batch in BATCHES
-        if row[f"ms_{batch}_int8"] > row[f"ms_{batch}_float32"]
-    ]
-    return [
-        *([f"int8 is slower for {', '.join(found)}."] if found else []),
-        *(
-            ["The machine has no operators for int8: the integers were multiplied in float32."]
-            if _by_hand(rows)
-            else []
-        ),
-    ]
+    said = [_slower_with(batch, rows) for batch in BATCHES]
+    if _by_hand(rows):
+        said.append("The machine has no operators for int8: it was computed in float32.")
+    return [sentence for sentence in said if sentence]
+
+
+def _slower_with(batch: int, rows: Sequence[Mapping[Any, Any]]) -> str:
+    cells = [r["cell"] for r in rows if r[f"ms_{batch}_int8"] > r[f"ms_{batch}_float32"]]
+    images = "1 image" if batch == 1 else f"{batch} images"
+    return f"With {images}, int8 is slower for {', '.join(cells)}." if cells else ""
 
 
 def _by_hand(rows: Sequence[Mapping[Any, Any]]) -> bool:

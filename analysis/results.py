@@ -17,9 +17,18 @@ from analysis.hypotheses import hypotheses
 from analysis.latents import Latents, explore
 from analysis.leaderboard import winners
 from analysis.load import Run
+from analysis.noise_answer import noise_questions
 from analysis.paper import paper_table
 from analysis.power import power
 from analysis.probes import Probes, probe, probe_table
+from analysis.reconstructions import reconstruction_table
+from analysis.robustness import (
+    InNoise,
+    clusters_table,
+    differences_in_noise,
+    robustness_table,
+    score_in_noise,
+)
 from analysis.statistics import CellScores, Draws, score_cells
 from analysis.together import together
 from data.storage import InputError
@@ -32,6 +41,10 @@ FILES = {
     "probes.csv": "probes",
     "paper_table.csv": "paper",
     "together.csv": "together",
+    "reconstructions.csv": "reconstructions",
+    "robustness.csv": "robustness",
+    "noise_differences.csv": "noise_differences",
+    "noise_clusters.csv": "noise_clusters",
 }
 """What `Results.write` writes: file to frame."""
 
@@ -112,7 +125,37 @@ class Results:
     @cached_property
     def hypotheses(self) -> pd.DataFrame:
         """The questions, and what the figures answer."""
-        return hypotheses(self.run, self.pairs, self.contrasts, self.power)
+        found = hypotheses(self.run, self.pairs, self.contrasts, self.power)
+        return pd.concat([found, self.noise_questions], ignore_index=True)
+
+    @cached_property
+    def reconstructions(self) -> pd.DataFrame:
+        """What the encoders give back of noisy test images."""
+        return reconstruction_table(self.run)
+
+    @cached_property
+    def _in_noise(self) -> InNoise:
+        return score_in_noise(self.run, self.scored)
+
+    @cached_property
+    def robustness(self) -> pd.DataFrame:
+        """Every cell in noise."""
+        return robustness_table(self.run, self._in_noise)
+
+    @cached_property
+    def noise_differences(self) -> pd.DataFrame:
+        """Paired differences in noise, and of what it costs."""
+        return differences_in_noise(self.run, self._in_noise)
+
+    @cached_property
+    def noise_questions(self) -> pd.DataFrame:
+        """Whether denoising encoders are more robust."""
+        return noise_questions(self.run, self.noise_differences)
+
+    @cached_property
+    def noise_clusters(self) -> pd.DataFrame:
+        """How well clusters match species in noise."""
+        return clusters_table(self.run, self.latents.clusters)
 
     @cached_property
     def answer(self) -> list[str]:

@@ -9,6 +9,8 @@ from analysis.encoder_sections import encoders_section, latent_section
 from analysis.error_section import errors_section
 from analysis.page import Picture, Section, draw
 from analysis.quantised_section import quantised_section
+from analysis.reconstruction_section import reconstruction_section
+from analysis.robustness_section import robustness_section
 from analysis.run_section import run_section
 from analysis.search_section import leaderboard_section
 from analysis.shown import Shown
@@ -21,7 +23,9 @@ SECTIONS: tuple[Callable[[Shown], Section | None], ...] = (
     leaderboard_section,
     encoders_section,
     latent_section,
+    reconstruction_section,
     errors_section,
+    robustness_section,
     quantised_section,
     run_section,
 )

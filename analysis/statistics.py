@@ -140,15 +140,22 @@ class Estimate:
 
 
 def score_cells(
-    predictions: pd.DataFrame, species: Sequence[str], draws: int = DRAWS, seed: int = 0
+    predictions: pd.DataFrame,
+    species: Sequence[str],
+    draws: int = DRAWS,
+    seed: int = 0,
+    source: str = "predictions.parquet",
 ) -> tuple[dict[str, CellScores], Draws]:
     """Score every cell of ``predictions.parquet`` on the same draws.
+
+    Args:
+        source: what errors name.
 
     Raises:
         InputError: a repeat lacks test images, or a species is not of the study.
     """
     files, image = np.unique(predictions["file"].to_numpy(dtype=str), return_inverse=True)
-    codes = _codes(predictions, species)
+    codes = _codes(predictions, species, source)
     true = np.zeros(len(files), dtype=np.int64)
     true[image] = codes["true"]
     shared = Draws(true, draws, seed)
@@ -158,7 +165,7 @@ def score_cells(
         repeat = predictions["repeat"].to_numpy()[rows]
         repeats, which = np.unique(repeat, return_inverse=True)
         pred, loss = _tables(len(repeats), len(files), which, image[rows], codes, rows)
-        _check_whole(str(cell), repeats, pred, len(rows))
+        _check_whole(f"{source}: {cell}", repeats, pred, len(rows))
         exact = metrics(true, pred, loss, len(species))
         drawn = metrics(true, pred, loss, len(species), shared.images)
         value = {name: exact[name][:, 0] for name in METRICS}
@@ -166,13 +173,13 @@ def score_cells(
     return scores, shared
 
 
-def _codes(predictions: pd.DataFrame, species: Sequence[str]) -> dict[str, np.ndarray]:
+def _codes(predictions: pd.DataFrame, species: Sequence[str], source: str) -> dict[str, np.ndarray]:
     index = pd.Index(list(species))
     codes = {name: index.get_indexer(pd.Index(predictions[name])) for name in ("true", "pred")}
     for name, code in codes.items():
         if (code < 0).any():
             unknown = predictions[name].iloc[int(np.argmin(code))]
-            raise InputError(f"predictions.parquet: {name} {unknown!r} is no species of the study")
+            raise InputError(f"{source}: {name} {unknown!r} is no species of the study")
     return {**codes, "loss": predictions["loss"].to_numpy(dtype=np.float64)}
 
 
@@ -196,7 +203,7 @@ def _check_whole(cell: str, repeats: np.ndarray, pred: np.ndarray, rows: int) ->
     worst = int(found.argmin())
     if found[worst] < pred.shape[1] or rows != pred.size:
         raise InputError(
-            f"predictions.parquet: {cell} repeat {repeats[worst]} has {found[worst]} images in "
+            f"{cell} repeat {repeats[worst]} has {found[worst]} images in "
             f"{rows} rows of the cell, expected each of {pred.shape[1]} once a repeat"
         )
 

@@ -1,8 +1,8 @@
 """A table of real learning curves, for benchmarks that replay searches: results/curves.csv.
 
-A row is one training: cell × learning rate × seed, with its macro F1 on the validation images after
-each epoch, in [0, 1], and its seconds an epoch. All curves are whole (no early stopping). The images,
-splits, labels and the encoder are those of a finished study RUN, here that of
+A row is one training: cell × learning rate × seed, with its macro F1 on the validation images
+after each epoch, in [0, 1], and its seconds an epoch. All curves are whole (no early stopping). The
+images, splits, labels and the encoder are those of a finished study RUN, here that of
 
     mariposa run quick --name photos --data DIR --set data.split=pooled   # DIR: butterflies20
     python benchmarks/curves.py runs/photos                               # 10 minutes, one thread
@@ -14,7 +14,6 @@ import argparse
 import csv
 import time
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
 from record import RESULTS
@@ -100,11 +99,6 @@ def trainings(material: Material) -> Iterator[tuple[Cell, float, int]]:
     for cell in cells_of(material.config):
         if cell.name in CELLS:
             yield from ((cell, lr, seed) for lr in LRS for seed in range(SEEDS))
-
-
-@lru_cache(maxsize=1)
-def curves() -> Curves:
-    return Curves()
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def trial(material: Any, number: int, meeting: Path) -> None:
 def prepare(options: argparse.Namespace, folder: Path) -> Any:
     from data.storage import Location
     from study.config import config_from
-    from study.pipeline import _find, open_study, prepare
+    from study.pipeline import images_of, open_study, prepare
 
     tree = {
         "name": "memory",
@@ -60,7 +60,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Any:
     config = config_from(tree, "memory.py")
     out = Location(folder)
     study = open_study(config, out / config.name)
-    return prepare(config, out, out / config.name, study, _find(config, study))
+    return prepare(config, out, out / config.name, study, images_of(config, study))
 
 
 def smaps(pid: int, mapped: str) -> tuple[float, float, float]:

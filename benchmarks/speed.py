@@ -59,13 +59,13 @@ def make_encoder(config_tree: dict[str, Any], folder: Path) -> Path:
     from study.cells import cells_of
     from study.config import config_from
     from study.encoders import plan_encoder, pretrain
-    from study.pipeline import _find, open_study, prepare
+    from study.pipeline import images_of, open_study, prepare
 
     config = config_from(config_tree, "speed.py")
     out = Location(folder)
     run = out / config.name
     study = open_study(config, run)
-    material = prepare(config, out, run, study, _find(config, study))
+    material = prepare(config, out, run, study, images_of(config, study))
     plan = plan_encoder(material, cells_of(config)[0], None)
     assert plan is not None
     pretrain(material, plan)

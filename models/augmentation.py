@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-YIQ_OF_RGB = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+FROM_YIQ = torch.linalg.inv(TO_YIQ)
 ERASED_SIDE = (0.2, 0.5)  # of the view's side
 
 
@@ -118,11 +119,10 @@ class Augmentation:
         saturation = 1 + (2 * saturation - 1) * self.saturation
         saturation = torch.where(grey < self.grey, 0.0, saturation)
         hue = (2 * hue - 1) * math.radians(self.hue)
-        to_yiq = images.new_tensor(YIQ_OF_RGB)
         cos, sin, none = saturation * hue.cos(), saturation * hue.sin(), torch.zeros_like(hue)
         rows = (none + 1, none, none), (none, cos, -sin), (none, sin, cos)
         turn = torch.stack([torch.stack(row, 1) for row in rows], 1)
-        matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+        matrix = FROM_YIQ.to(turn.device) @ turn @ TO_YIQ.to(turn.device)
         return matrix * contrast[:, None, None], shift[:, None, None]
 
     def _kept(self, views: Tensor, random: torch.Generator) -> Tensor:

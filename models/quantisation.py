@@ -10,20 +10,20 @@ Why like this, as of torch 2.14:
 - ``torch.ao.quantization`` is deprecated for torchao, and so are the tensor types ``quint8`` and
   ``qint8`` and ``torch.quantize_per_tensor`` (pytorch issue 184982: integers of a plain type, and
   scales kept by the model's own code, as here).
-- torchao 0.18's ``quantize_`` has int8 for linear layers only. In these networks the
-  convolutions take most of the time; without a compiler its int8 linear layers were slower than
-  float32 (B2 at 48 px, width 16, 64 images, one thread: 6.0 ms against 5.2; this module 3.6).
-- PT2E (``X86InductorQuantizer``) has convolutions, but wants Inductor and so a C++ compiler on
-  the user's machine. Lowered without one (``lower_pt2e_quantized_to_x86``) it took 21.6 ms,
-  passed over the largest layer, fixed the batch size, and has no file but a traced program.
+- torchao 0.18's ``quantize_`` has int8 for linear layers only, and without a compiler it took
+  0.92 to 1.09 times as long as float32 (A and B2 at 48 px, width 16, 64 images, one thread, four
+  rounds in turns with the others). This module took 0.47 to 0.71 times as long.
+- PT2E (torchao's ``X86InductorQuantizer``) has convolutions, but wants Inductor and with it a C++
+  compiler on the user's machine, and then took 0.43 to 0.81 times as long as float32. Lowered
+  without one (``lower_pt2e_quantized_to_x86``) it took 2.7 to 4.1 times as long.
 - The operators that both end in, ``torch.ops.onednn.qconv_pointwise`` and ``qlinear_pointwise``
   of oneDNN, come with torch, take plain integers and need no compiler. They are called here
   directly, on x86. Elsewhere the same integers are multiplied in float32: the same answers up to
   rounding, and no faster than float32.
 
 128 levels and not 256: a CPU without VNNI adds pairs of 8-bit products in 16 bits, and with 256
-levels that sum overflows without a word (measured with ``ONEDNN_MAX_CPU_ISA=AVX2``: off by
-49 %). With 128 one file is right on every x86 CPU.
+levels that sum overflows without a word (under ``ONEDNN_MAX_CPU_ISA=AVX2`` sums of the largest
+values came out at half of what they are). With 128 one file is right on every x86 CPU.
 
 Shapes: B images, C channels, O outputs of a layer, k its kernel's size.
 """

@@ -37,6 +37,8 @@ ARCHITECTURES = {
 OBJECTIVES = {
     "reconstruction": "models.objectives.reconstruction:Reconstruction",
     "denoising": "models.objectives.denoising:Denoising",
+    "variational": "models.objectives.variational:Variational",
+    "denoising_variational": "models.objectives.variational:DenoisingVariational",
     "masked": "models.objectives.masked:Masked",
 }
 

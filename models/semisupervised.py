@@ -63,7 +63,7 @@ class PseudoLabels(nn.Module):
         return names, confidence > self.threshold
 
     def align(self, probability: Tensor) -> Tensor:
-        """Probabilities ``(U, K)`` that follow the labelled species on average, ``(U, K)``."""
+        """Probabilities ``(U, K)``, brought nearer to the labelled species on average."""
         aligned = probability * (self.labelled / self.predicted.clamp(min=1e-6))
         return aligned / aligned.sum(1, keepdim=True)
 

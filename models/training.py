@@ -6,11 +6,14 @@ of batch values; F1, precision and recall are macro averages over species.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +25,8 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+from models.augmentation import Augmentation
+from models.averaging import MovingAverage
 from models.objectives import Objective
 
 
@@ -168,6 +173,20 @@ def _scores(num_classes: int, names: Sequence[str]) -> dict[str, Any]:
     return {name: make(name) for name in names}
 
 
+WARM_UP = 0.05  # of all steps
+
+
+def warm_cosine(passed: float) -> float:
+    """The share of the greatest learning rate: up to 1 on a line, then down to 0 on a cosine.
+
+    Args:
+        passed: the share of all steps that has passed, in [0, 1].
+    """
+    if passed < WARM_UP:
+        return passed / WARM_UP
+    return (1 + math.cos(math.pi * (passed - WARM_UP) / (1 - WARM_UP))) / 2
+
+
 class ClassifierModule(_TrainedModule):
     """Trains a classifier: cross entropy, Adam.
 
@@ -178,25 +197,86 @@ class ClassifierModule(_TrainedModule):
     predictions, with 0 for a species never predicted, as in scikit-learn.
 
     Args:
-        network: inputs -> logits ``(B, K)``.
+        network: inputs -> logits ``(B, K)``; with ``decay`` it becomes the moving average, which
+            is what is validated, tested and kept, and a copy of it, `student`, is trained.
         num_classes: K.
-        lr: Adam's learning rate.
+        lr: the learning rate, with ``cosine`` the greatest.
+        augment: what the training images undergo in each step; None: nothing. Views depend on
+            (seed, epoch) alone, so a fit that goes on from the end of an epoch sees those that
+            it would have seen.
+        cosine: the learning rate rises over the first 5 % of the steps and then falls to 0.
+        decay: of a moving average of the weights, in [0, 1); 0: none is kept.
+        weight_decay: AdamW's, for matrices and kernels only; 0 is Adam.
+        seed: of the views.
 
     Attributes:
+        student: the network that is trained.
         test_outputs: every test image's outcome, after a test; None before.
     """
 
-    def __init__(self, network: nn.Module, num_classes: int, lr: float = 1e-4):
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        lr: float = 1e-4,
+        *,
+        augment: Augmentation | None = None,
+        cosine: bool = False,
+        decay: float = 0.0,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ):
         super().__init__(network, lr)
+        self.student = copy.deepcopy(network) if decay else network
+        self.average = MovingAverage(network, decay) if decay else None
+        self.augment, self.cosine, self.weight_decay = augment, cosine, weight_decay
+        self.seed, self._random = seed, torch.Generator()
         self.val_metrics = MetricCollection(_scores(num_classes, ("acc", "f1")), prefix="val_")
         self.test_metrics = MetricCollection(_scores(num_classes, tuple(SCORES)), prefix="test_")
         self.mean_loss = MeanMetric(nan_strategy="disable")  # else it leaves NaN out of the mean
         self.test_outputs: TestOutputs | None = None
         self._judged: list[tuple[Tensor, ...]] = []
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+    def train(self, mode: bool = True) -> ClassifierModule:
+        """As `nn.Module.train`, but the average stays in evaluation mode."""
+        super().train(mode)
+        if self.average is not None:
+            self.network.eval()
+        return self
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, or AdamW, over what the student trains."""
+        weights = [weight for weight in self.student.parameters() if weight.requires_grad]
+        if not self.weight_decay:
+            return torch.optim.Adam(weights, lr=self.lr, fused=True)
+        groups = [
+            {"params": [w for w in weights if w.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.lr, fused=True)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        (state,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
+        self._random.manual_seed(int(state))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # No LRScheduler: it would have to know the number of steps before the epochs of a
+        # checkpoint are restored, and asking Lightning for it by then starts the first epoch.
+        if self.cosine:
+            steps = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = self.lr * warm_cosine((self.global_step + 0.5) / steps)
+
+    def on_train_batch_end(self, *step: Any) -> None:
+        if self.average is not None:
+            self.average.update(self.student, self.global_step)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, labels = batch
-        loss = F.cross_entropy(self.network(inputs).float(), labels)
+        if self.augment is not None:
+            inputs = self.augment(inputs, self._random)
+        loss = F.cross_entropy(self.student(inputs).float(), labels)
         self._train_loss.add(loss, len(labels))
         return loss
 

@@ -227,7 +227,7 @@ def _quantise(options: argparse.Namespace) -> int:
     from study.quantisation import quantise_run
 
     run = _run_location(options.run)
-    rows = quantise_run(run, lambda line: print(line, file=sys.stderr, flush=True))
+    rows = quantise_run(run, say=lambda line: print(line, file=sys.stderr, flush=True))
     print(render(rows))
     print(f"In the report after: mariposa report {options.run}")
     return 0
@@ -386,7 +386,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_configuration(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "config", metavar="CONFIG", nargs="?", help="smoke, quick (default), paper, full, or a file"
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        help="a preset: quick (default), smoke, paper, full, denoising, ...; or a file",
     )
     command.add_argument("--data", metavar="DIR-OR-URI", help="images (default: drawn butterflies)")
     command.add_argument("--out", metavar="DIR-OR-URI", default=RUNS, help="default: runs/")

@@ -30,7 +30,7 @@ from pydantic import (
 from data.storage import InputError
 from models.registry import ARCHITECTURES, OBJECTIVES
 
-PRESETS = ("smoke", "quick", "paper", "full", "rubric")
+PRESETS = ("smoke", "quick", "paper", "full", "denoising", "rubric")
 VARIANT_NAMES = ("A", "B0", "B1", "B2")
 
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
@@ -149,6 +149,7 @@ class Encoder(Section):
     colour: Literal["grey", "rgb"] = "grey"  # that a dense encoder sees
     salt: Share = 0.1  # of the pixels, where the objective adds noise
     pepper: Share = 0.1
+    kl_warmup: Share = 0.2  # of the epochs, until a variational objective's KL counts in full
     hidden: Annotated[float, Field(gt=0, lt=1)] = 0.6  # share of patches, where some are masked
     pretrain_on: Literal["all", "unlabelled"] = "all"
     epochs: int = Field(30, ge=1)
@@ -170,8 +171,19 @@ class Training(Section):
     batch_size: int = Field(64, ge=1)
     max_epochs: int = Field(30, ge=1)
     patience: int = Field(5, ge=1)
-    augment: Literal["none"] = "none"
+    augment: Literal["none", "light", "strong"] = "none"
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate, over max_epochs
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weights' moving average
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     min_steps_per_epoch: int = Field(0, ge=0)
+
+
+class SemiSupervised(Section):
+    """Of variant C."""
+
+    unlabelled_per_step: int = Field(96, ge=1)
+    threshold: Share = 0.8  # a pseudo-label is sure above
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0  # of the unlabelled loss
 
 
 class Search(Section):
@@ -230,6 +242,7 @@ class Config(Section):
     encoder: Encoder = Encoder()
     encoders: Annotated[dict[RecipeName, Encoder], AfterValidator(Recipes)] = Recipes()
     training: Training = Training()
+    semi: SemiSupervised = SemiSupervised()
     search: Search = Search()
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()

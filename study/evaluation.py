@@ -1,15 +1,16 @@
 """The final evaluation: the only place where the test set is read.
 
 Each cell's chosen configuration is trained anew, once a repeat, stops and keeps its best epoch
-by the validation set, and is then tested. A repeat has a seed of its own for weights, batches
-and labelled images, the same for every variant, so that variants can be compared pair by pair.
+by the validation set, and is then tested, also on the test images in noise where the study asks
+for it. A repeat has a seed of its own for weights, batches and labelled images, the same for
+every variant, so that variants can be compared pair by pair.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.sealing import digest, seal_json
 from data.storage import Location
@@ -20,6 +21,9 @@ from study.config import Config
 from study.material import Material
 from study.records import Ledger, Row
 from study.seeds import seed_for
+
+if TYPE_CHECKING:
+    from study.trial import Fitted
 
 TEST_METRICS = ("test_loss", "test_acc", "test_f1", "test_precision", "test_recall")
 
@@ -42,14 +46,26 @@ class Repeat:
         return f"{self.cell.name}-repeat{self.repeat}-lr{self.lr!r}"
 
 
+def noise_levels(config: Config) -> tuple[float, ...]:
+    """The shares of noisy pixels in (0, 1] that a study tests with, in order, each once.
+
+    A share of 0 is the clean test, which every study with a final evaluation has.
+    """
+    if config.evaluation.repeats == 0:
+        return ()
+    return tuple(sorted({share for share in config.evaluation.noise if share > 0}))
+
+
 def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
     """What is still to be evaluated, the longest first so that none is left for the end.
 
     A study that has grown may have chosen another learning rate: its cell is evaluated anew. A
-    cell whose model is gone has its best repeat run again, which leaves it.
+    cell whose model is gone has its best repeat run again, which leaves it. So has a repeat that
+    lacks a test in noise.
     """
     rows = ledger.rows("evaluations")
     done = {(row["cell"], row["repeat"], row["lr"]) for row in rows}
+    done -= set(_untested_in_noise(config, ledger))
     for name in {row["cell"] for row in rows}:
         if not (model_file(ledger.run, name).is_file() and card_file(ledger.run, name).is_file()):
             best = best_repeat([r for r in rows if r["cell"] == name], config.search.metric)
@@ -63,11 +79,21 @@ def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
                 yield Repeat(cell, repeat, chosen["lr"])
 
 
+def _untested_in_noise(config: Config, ledger: Ledger) -> Iterator[tuple[str, int, float]]:
+    """Cell, repeat and lr of evaluations without all of the study's levels of noise."""
+    tested = {(row["cell"], row["repeat"], row["noise"]) for row in ledger.rows("robustness")}
+    for row in ledger.rows("evaluations"):
+        wanted = {(row["cell"], row["repeat"], level) for level in noise_levels(config)}
+        if not wanted <= tested:
+            yield row["cell"], row["repeat"], row["lr"]
+
+
 def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     """Train and test one repeat; runs in a worker.
 
     Returns:
-        ``row`` of evaluations, ``epochs`` and ``predictions``: the rows of their tables.
+        ``row`` of evaluations, ``epochs``, ``predictions`` and ``robustness``: the rows of their
+        tables.
     """
     from models.weights import to_bytes
     from study.fitting import Checkpoint, make_trainer
@@ -105,7 +131,30 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
         "row": row | {"seconds": sum(epoch["seconds"] for epoch in ends.rows)},
         "epochs": [columns | epoch for epoch in ends.rows],
         "predictions": [columns | one for one in _predictions(material, module.test_outputs)],
+        "robustness": [
+            columns | {"noise": share} | one
+            for share in noise_levels(config)
+            for one in in_noise(material, fitted, share)
+        ],
     }
+
+
+def in_noise(material: Material, fitted: Fitted, share: float) -> Iterator[Row]:
+    """What a classifier says of the test images in noise, a row an image.
+
+    A frozen encoder's features were computed of clean images, so the whole network sees these.
+
+    Args:
+        share: of noisy pixels, in [0, 1].
+    """
+    from models.training import ClassifierModule
+    from study.fitting import make_trainer
+    from study.noisy import NoisyBatches
+
+    judge = ClassifierModule(fitted.network, len(material.species))
+    batches = NoisyBatches(material, material.rows("test"), share, fitted.device)
+    make_trainer(fitted.device).test(judge, dataloaders=batches, verbose=False)
+    yield from _predictions(material, judge.test_outputs)
 
 
 def _predictions(material: Material, outputs: Any) -> Iterator[Row]:
@@ -146,6 +195,7 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
     for table, rows in (
         ("evaluation_epochs", result["epochs"]),
         ("predictions", result["predictions"]),
+        ("robustness", result["robustness"]),
     ):
         if (own["cell"], own["repeat"]) in ledger.tables["evaluations"]:
             ledger.drop(table, cell=own["cell"], repeat=own["repeat"])

@@ -85,7 +85,8 @@ def open_study(config: Config, run: Location) -> dict[str, Any]:
             f"expected the same, or another --name"
         )
     grows = config.search.trials > before.search.trials
-    if study["state"] != "COMPLETE" or grows or amiss(run, config.evaluation.repeats):
+    final = config.evaluation
+    if study["state"] != "COMPLETE" or grows or amiss(run, final.repeats, any(final.noise)):
         study["state"] = "RUNNING"
     study["config"] = config.model_dump(mode="json")
     return study
@@ -118,7 +119,7 @@ def _work(
     config: Config, out: Location, run: Location, study: dict[str, Any], address: str | None
 ) -> None:
     """Parts 2 to 6. Until the images are prepared, nothing of the run has changed on disk."""
-    folder = _find(config, study)
+    folder = images_of(config, study)
     _require_writable(out)
     _require_reachable(address)
     with ThreadPoolExecutor(1) as thread:
@@ -179,7 +180,7 @@ def _require_reachable(address: str | None) -> None:
         raise InputError(f"--address {address}: {error}; expected a Ray cluster") from None
 
 
-def _find(config: Config, study: dict[str, Any]) -> ImageFolder | None:
+def images_of(config: Config, study: dict[str, Any]) -> ImageFolder | None:
     """The images; None where they are gone but were packed before."""
     root = Location(config.data.root) if config.data.root else _demo(config)
     split = "pooled" if isinstance(config.data.split, PooledSplit) else "folders"

@@ -46,16 +46,16 @@ SECONDS = 3.0  # at most, for one size of batch, if there are LEAST calls by the
 
 def quantise_run(
     run: Location,
-    say: Callable[[str], None] = lambda line: None,
     material: Material | None = None,
+    say: Callable[[str], None] = lambda line: None,
     seconds: float = SECONDS,
 ) -> list[Row]:
     """Compare each variant's best classifier with its int8 form; needs no Ray and no GPU.
 
     Args:
         run: has evaluated at least one repeat.
-        say: is told what is being done.
         material: of the run; None: from its study.yaml.
+        say: is told what is being done.
         seconds: spent on each measurement of time, about.
 
     Returns:
@@ -82,6 +82,22 @@ def quantise_run(
     return found
 
 
+def has_quantised(run: Location, metric: str) -> bool:
+    """Whether `quantise_run` has nothing to do: the record and the files are of the classifiers
+    that are the best by now.
+    """
+    chosen = ("cell", "repeat", "lr")
+    try:
+        found = read_table(run / FILE)
+        best = list(_best_of_each(read_table(run / "evaluations.parquet"), metric))
+        for row in found:
+            load_quantised(run, row["cell"])
+    except InputError:
+        return False
+    rows = [[tuple(row[name] for name in chosen) for row in each] for each in (found, best)]
+    return bool(found) and rows[0] == rows[1]
+
+
 def _best_of_each(rows: list[Row], metric: str) -> Iterator[Row]:
     for variant in sorted({row["variant"] for row in rows}):
         best = best_repeat([row for row in rows if row["variant"] == variant], metric)
@@ -99,7 +115,7 @@ def material_of(run: Location) -> Material:
     config = config_from(study["config"], str(run / "study.yaml"))
     packed, key = run.parent / "packed", study["data"].get("key")
     if not (packed / f"{key}.json").is_file():
-        folder = pipeline._find(config, {"data": {}})
+        folder = pipeline.images_of(config, {"data": {}})
         assert folder is not None
         found, _ = pack_images(folder, config.data.image_size, packed, os.cpu_count() or 1)
         if found != key:

@@ -55,6 +55,11 @@ PREDICTIONS = pa.schema(
     {**_CELL, "repeat": INT, "file": TEXT, "true": TEXT, "pred": TEXT}
     | {"probability": REAL, "loss": REAL}
 )
+# noise: the share of noisy pixels, above 0: without noise, they are the predictions
+ROBUSTNESS = pa.schema(
+    {**_CELL, "repeat": INT, "noise": REAL, "file": TEXT, "true": TEXT, "pred": TEXT}
+    | {"probability": REAL, "loss": REAL}
+)
 ENCODERS = pa.schema(
     {
         "encoder": TEXT,
@@ -79,6 +84,7 @@ TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
     "evaluations": (EVALUATIONS, ("cell", "repeat")),
     "evaluation_epochs": (EVALUATION_EPOCHS, ("cell", "repeat", "epoch")),
     "predictions": (PREDICTIONS, ("cell", "repeat", "file")),
+    "robustness": (ROBUSTNESS, ("cell", "repeat", "noise", "file")),
     "encoders_made": (ENCODERS, ("encoder",)),
     "encoder_epochs": (ENCODER_EPOCHS, ("encoder", "epoch")),
 }
@@ -93,7 +99,7 @@ ON_CARDS = ("encoders_made", "encoder_epochs")
 _TRIALS_AGAIN = "put back a copy of it, or delete it and resume, which runs its trials again"
 _REPEATS_AGAIN = "put back a copy of it, or delete it and resume, which runs its repeats again"
 AGAIN = {"trials": _TRIALS_AGAIN, "epochs": _TRIALS_AGAIN} | dict.fromkeys(
-    ("evaluations", "evaluation_epochs", "predictions"), _REPEATS_AGAIN
+    ("evaluations", "evaluation_epochs", "predictions", "robustness"), _REPEATS_AGAIN
 )
 
 
@@ -287,15 +293,17 @@ class Ledger:
                     self.tables[table].put(row)
 
 
-def amiss(run: Location, repeats: int) -> list[str]:
+def amiss(run: Location, repeats: int, noise: bool = False) -> list[str]:
     """Files of a finished study that are gone, or whose own checksum is wrong, by name.
 
     Args:
         run: its folder.
         repeats: of the final evaluation; 0: there was none.
+        noise: whether it tests in noise.
     """
     tables = ["trials", "epochs"]
     tables += ["evaluations", "evaluation_epochs", "predictions"] if repeats else []
+    tables += ["robustness"] if repeats and noise else []
     tables += [name for name in ON_CARDS if (run / f"{name}.parquet").is_file()]
     files = [f"{table}.parquet" for table in tables]
     bad = [name for name in files if not _is_whole(run / name, unseal_parquet)]
@@ -306,9 +314,15 @@ def amiss(run: Location, repeats: int) -> list[str]:
     models = [f"models/{cell}.{kind}" for cell in cells for kind in ("json", "safetensors")]
     made = read_table(run / "encoders_made.parquet")
     encoders = [row["encoder"] for row in made if row["repeat"] is None]
-    features = [f"features/{name}.npy" for name in (*encoders, "random", "pixels") if encoders]
+    names = (*encoders, "random", "pixels") if encoders else ()
     bad = [name for name in models if not (run / name).is_file()]
-    return bad + [name for name in features if not _is_whole(run / name, unseal_end)]
+    for kind, unseal in (("npy", unseal_end), ("noise.parquet", unseal_parquet))[: 1 + noise]:
+        files = [f"features/{name}.{kind}" for name in names]
+        bad += [file for file in files if not _is_whole(run / file, unseal)]
+    files = [f"reconstructions/{name}.npz" for name in encoders]
+    bad += [file for file in files if not _is_whole(run / file, unseal_end)]
+    files = ["reconstructions.parquet"] if encoders else []
+    return bad + [file for file in files if not _is_whole(run / file, unseal_parquet)]
 
 
 def _is_whole(file: Location, unseal: Callable[[bytes], bytes]) -> bool:

@@ -2,7 +2,9 @@
 
 - An epoch without its trial goes. A finished trial without just the epochs that it had is
   unfinished: it is run again, under its name and with its configuration.
-- A repeat without its epochs and predictions goes, and is run again; so do those without it.
+- A repeat without its epochs and predictions goes, and is run again; so do those without it. So
+  does one without a prediction in noise of each image. (Who knows what noise the study asks for
+  sees to levels that are not there at all: `study.evaluation.repeats_to_run`.)
 - An encoder without its epochs goes, and the other way round; both are on its card.
 """
 
@@ -63,19 +65,26 @@ def _evaluations(tables: Mapping[str, Table]) -> int:
     predictions = tables["predictions"].rows()
     tested = Counter(map(_repeat, predictions))
     right = Counter(_repeat(row) for row in predictions if row["true"] == row["pred"])
+    torn = _torn_in_noise(tables["robustness"].rows(), tested)
 
     def is_whole(row: Row) -> bool:
         key = _repeat(row)
-        if not tested[key] or row["epochs"] != epochs[key]:
+        if not tested[key] or row["epochs"] != epochs[key] or key in torn:
             return False
         return abs(right[key] / tested[key] - (row["test_acc"] or 0.0)) < 1e-4
 
     evaluations = tables["evaluations"]
     count = evaluations.keep(is_whole)
-    for name in ("evaluation_epochs", "predictions"):
+    for name in ("evaluation_epochs", "predictions", "robustness"):
         left = tables[name].keep(lambda row: _repeat(row) in evaluations)
         count = count or min(left, 1)
     return count
+
+
+def _torn_in_noise(rows: list[Row], tested: Mapping[tuple[Any, ...], int]) -> set[tuple[Any, ...]]:
+    """Repeats that have another number of images at a level of noise than without."""
+    images = Counter((_repeat(row), row["noise"]) for row in rows)
+    return {repeat for (repeat, _), count in images.items() if count != tested[repeat]}
 
 
 def _encoders(tables: Mapping[str, Table]) -> int:

@@ -9,6 +9,7 @@ records say.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from optuna.samplers import (
 )
 from optuna.samplers.nsgaii import BLXAlphaCrossover, PolynomialMutation
 from optuna.trial import FrozenTrial
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from data.storage import InputError
 from study.cells import Hyperparameter
@@ -41,8 +43,8 @@ class Sampler:
     Attributes:
         make: (seed, trials a cell) -> Optuna's sampler.
         ranks_pruned: it learns from PRUNED trials as such. The others see COMPLETE ones only, and
-            ASHA leaves a third of the trials COMPLETE: they are shown a pruned trial as complete
-            with the best value that it reached.
+            ASHA leaves a third to a half of the trials COMPLETE: they are shown a pruned trial as
+            complete with the best value that it reached.
         keeps_notes: on the trials that it is asked for; they are asked for again on a resume.
         numbers_only: it cannot search choices.
         memory: trials of a cell that it looks at, at most; None: all of them.
@@ -61,11 +63,24 @@ def random_first(trials: int) -> int:
 
 
 def population(trials: int) -> int:
-    """Of a generation of NSGA-II: four generations in the budget, where it has 16 trials or more.
+    """Of a generation of NSGA-II: three generations in the budget, where it has 12 trials or more.
 
-    Optuna's 50 would make all of a small budget the first, random generation.
+    Optuna's 50 would make all of a small budget the first generation, which is random. Generations
+    of 2 to 4 settle too soon on one of their first points (benchmarks/README.md).
     """
-    return min(50, max(4, trials // 4))
+    return min(50, max(4, math.ceil(trials / 3)))
+
+
+class _OneThreadGP(GPSampler):
+    """With one thread: BLAS's threads wait for each other, beside trials on all cores seven times
+    the processor time of one. Optuna limits them too, but where NumPy is loaded it is too late.
+    """
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        with threadpool_limits(1):
+            return super().sample_relative(study, trial, search_space)
 
 
 def _tpe(seed: int, trials: int) -> BaseSampler:
@@ -73,12 +88,15 @@ def _tpe(seed: int, trials: int) -> BaseSampler:
 
 
 def _gp(seed: int, trials: int) -> BaseSampler:
-    """Expected improvement under a Gaussian process; imports PyTorch at its first fit."""
-    return GPSampler(seed=seed, n_startup_trials=random_first(trials))
+    """Expected improvement under a Gaussian process; its first fit imports PyTorch, for 2 s."""
+    return _OneThreadGP(seed=seed, n_startup_trials=random_first(trials))
 
 
 def _cmaes(seed: int, trials: int) -> BaseSampler:
-    """From the middle of the range, a sixth of it wide; Hansen's population, 4 for one number."""
+    """From the middle of the range, a sixth of it wide; Hansen's population, 4 for one number.
+
+    Of trials side by side it cannot use those that end after their generation is full.
+    """
     return CmaEsSampler(seed=seed)
 
 
@@ -103,7 +121,7 @@ def _random(seed: int, trials: int) -> BaseSampler:
 
 SAMPLERS = {
     "tpe": Sampler(_tpe, ranks_pruned=True),
-    "gp": Sampler(_gp, memory=100),  # 0.1 s of processor a trial; over 200 trials 0.2 to 0.35 s
+    "gp": Sampler(_gp, memory=100),  # 0.03 s a trial over 100 of them, 0.07 s over 200
     # What these two build on lies in their notes; 2 ms a trial for each thousand of the cell.
     "cmaes": Sampler(_cmaes, keeps_notes=True, numbers_only=True, memory=None),
     "nsga2": Sampler(_nsga2, keeps_notes=True, memory=None),

@@ -11,12 +11,20 @@ from contextlib import contextmanager
 from data.storage import InputError, Location, StorageError
 from study.cells import Cell, cells_of
 from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
-from study.evaluation import Repeat, evaluate, record, repeats_to_run
-from study.features import CONTROLS, extract_features, has_features, write_feature_files
+from study.evaluation import Repeat, evaluate, noise_levels, record, repeats_to_run
+from study.features import (
+    CONTROLS,
+    cluster_in_noise,
+    extract_features,
+    has_clusters,
+    has_features,
+    write_feature_files,
+)
 from study.gpu_memory import measure, share_for
 from study.material import Material
 from study.pretraining import EncoderPool
 from study.progress import Progress
+from study.reconstructions import has_reconstructions, reconstruct, write_reconstructions
 from study.records import Ledger
 from study.search import OptunaFile, StudySearch
 from study.tuning import run_search
@@ -111,6 +119,9 @@ class Stages:
         self.pretrain_and_search()
         self.evaluate()
         self.extract_features()
+        self.cluster_in_noise()
+        self.reconstruct()
+        self.quantise()
         self.say_how_many_failed()
         (self.material.run / "checkpoints").delete()
         return [f"{cell}: {reason}" for cell, reason in sorted(self.failures.items())]
@@ -211,11 +222,50 @@ class Stages:
             if not has_features(self.material.run, encoder):
                 tasks.add(encoder, self.material, encoder, self.pool.plans.get(encoder))
         write_feature_files(self.material)
+        self._finish(tasks)
+
+    def cluster_in_noise(self) -> None:
+        """By the search's encoders and the controls, of all images."""
+        if not self.pool.plans or not noise_levels(self.config):
+            return
+        self.progress.enter("clusters in noise")
+        plans = {key: p for key, p in sorted(self.pool.plans.items()) if p.repeat is None}
+        tasks = Tasks(cluster_in_noise, self.capacity)
+        for encoder in (*(key for key in plans if key in self.pool.made), *CONTROLS):
+            if not has_clusters(self.material.run, encoder):
+                tasks.add(encoder, self.material, encoder, plans.get(encoder))
+        self._finish(tasks)
+
+    def reconstruct(self) -> None:
+        """What the search's encoders give back of the test images."""
+        plans = [p for key, p in sorted(self.pool.plans.items()) if key in self.pool.made]
+        plans = [plan for plan in plans if plan.repeat is None]
+        if not plans or self.config.evaluation.repeats == 0:
+            return
+        self.progress.enter("reconstructions")
+        tasks = Tasks(reconstruct, self.capacity)
+        for plan in plans:
+            if not has_reconstructions(self.material.run, plan.key):
+                tasks.add(plan.key, self.material, plan)
+        self._finish(tasks)
+        write_reconstructions(self.material.run, [plan.key for plan in plans])
+
+    def _finish(self, tasks: Tasks) -> None:
         while len(tasks):
             for _, result in tasks.ended(0.2):
                 if isinstance(result, Exception):
                     raise result
             self.tick()
+
+    def quantise(self) -> None:
+        """Compare the best classifiers with their int8 forms; alone, as it takes their times."""
+        if not self.config.evaluation.quantise or not self.ledger.rows("evaluations"):
+            return
+        self.ledger.save()  # it reads what is on disk
+        self.progress.enter("int8")
+        tasks = Tasks(quantise_best, self.capacity)
+        tasks.add("int8", self.material)
+        self._finish(tasks)
 
     def say_how_many_failed(self) -> None:
         trials = self.ledger.rows("trials")
@@ -233,6 +283,14 @@ class Stages:
         rows = [row for row in self.ledger.rows("trials") if row["cell"] == cell.name]
         if rows and all(row["state"] == "FAIL" for row in rows):
             self.failures[cell.name] = f"all {len(rows)} trials failed: {rows[-1]['error']}"
+
+
+def quantise_best(material: Material) -> None:
+    """Make ``quantised.parquet`` where it is missing or of other classifiers; runs in a worker."""
+    from study.quantisation import has_quantised, quantise_run
+
+    if not has_quantised(material.run, material.config.search.metric):
+        quantise_run(material.run, material)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def write_run(
     per_repeat: bool = True,
     state: str = "COMPLETE",
     metric: str = "val_f1",
+    noise: Sequence[float] = (),
     seed: int = 0,
 ) -> Path:
     """A run folder.
@@ -56,11 +57,13 @@ def write_run(
         failed: cells of which every trial failed.
         unevaluated: cells without a final evaluation.
         features: columns of each encoder's features.
+        noise: shares of noisy pixels that the study tests with; costs B1-denoising and
+            B2-denoising less than others.
     """
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     files = _files(species, per_species)
-    config = _config(variants, ratios, trials, repeats, per_repeat, metric, folder.name)
+    config = _config(variants, ratios, trials, repeats, per_repeat, metric, noise, folder.name)
     study = _study(config, species, per_species, state)
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
     _write(folder, "labels", _labels(files, ratios, repeats, random))
@@ -71,6 +74,11 @@ def write_run(
     cells = [c for c in lrs if c not in unevaluated] if repeats else []
     _write_evaluations(folder, cells, lrs, files, list(species), repeats, random)
     _write_encoders(folder, encoders, files, features, random)
+    if noise:
+        _write_robustness(folder, [share for share in noise if share], list(species))
+        _write_clusters(folder, [share for share in noise if share], files)
+    if noise and encoders:
+        write_reconstructions(folder, {"unet-0000": 0.02})
     return folder
 
 
@@ -91,8 +99,10 @@ def _config(
     repeats: int,
     per_repeat: bool,
     metric: str,
+    noise: Sequence[float],
     name: str,
 ) -> dict[str, object]:
+    recipes = sorted({variant.partition("-")[2] for variant in variants} - {""})
     return {
         "name": name,
         "seed": 0,
@@ -106,6 +116,11 @@ def _config(
             "lr": 5e-4,
             "per_repeat": per_repeat,
         },
+        "encoders": {
+            recipe: {"architecture": "unet", "width": 16, "per_repeat": per_repeat}
+            | {"objective": "denoising" if "denoising" in recipe else "reconstruction"}
+            for recipe in recipes
+        },
         "training": {"batch_size": 64, "max_epochs": 20, "patience": 5, "augment": "none"},
         "search": {
             "trials": trials,
@@ -116,7 +131,7 @@ def _config(
             "reduction_factor": 3,
             "metric": metric,
         },
-        "evaluation": {"repeats": repeats},
+        "evaluation": {"repeats": repeats, "noise": list(noise)},
         "resources": {"cpus_per_trial": 1, "gpus_per_trial": "auto", "max_concurrent": "auto"},
         "tracking": {"wandb": "offline"},
     }
@@ -163,7 +178,7 @@ def _labels(
 
 
 def _accuracy(variant: str, ratio: int) -> float:
-    gain = _GAIN[variant] * (1 if variant == "A" else 1.6 - ratio / 100)
+    gain = _GAIN[variant[:2]] * (1 if variant == "A" else 1.6 - ratio / 100)
     return 0.25 + 0.2 * np.log10(ratio) + gain
 
 
@@ -347,6 +362,74 @@ def _write_encoders(
     made = pd.DataFrame(rows).astype({"repeat": "Int64"})
     _write(folder, "encoders_made", made)
     _write(folder, "encoder_epochs", pd.concat(curves, ignore_index=True))
+
+
+def _write_robustness(folder: Path, noise: Sequence[float], species: list[str]) -> None:
+    """Noise turns right predictions wrong: the same images first, whatever the cell."""
+    random = np.random.default_rng(1)
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    files = sorted(predictions["file"].unique())
+    tender = dict(zip(files, random.random(len(files)), strict=True))
+    parts = []
+    for share in noise:
+        cost = np.where(predictions["variant"].str.contains("denoising"), 0.5, 1.5) * share
+        found = predictions.assign(noise=share)
+        hit = predictions["file"].map(tender) + random.normal(0, 0.05, len(found)) < cost
+        other = predictions["true"].map(lambda name: species[species.index(name) - 1])
+        found["pred"] = np.where(hit, other, predictions["pred"])
+        found["loss"] = predictions["loss"] + np.where(hit, 1.0, 0.0)
+        parts.append(found)
+    order = ["cell", "variant", "label_ratio", "repeat", "noise", "file", "true", "pred"]
+    order += ["probability", "loss"]
+    _write(folder, "robustness", pd.concat(parts, ignore_index=True)[order])
+
+
+def _write_clusters(folder: Path, noise: Sequence[float], files: pd.DataFrame) -> None:
+    random = np.random.default_rng(2)
+    codes = pd.factorize(files["species"])[0]
+    for features in sorted((folder / "features").glob("*.npy")):
+        parts = []
+        for share in noise:
+            kept = random.random(len(files)) > 0.3 + share
+            cluster = np.where(kept, codes, random.integers(0, codes.max() + 1, len(files)))
+            parts.append(pd.DataFrame({"noise": share, "file": files["file"], "cluster": cluster}))
+        _write(folder, f"features/{features.stem}.noise", pd.concat(parts, ignore_index=True))
+
+
+def write_reconstructions(
+    folder: Path, losses: dict[str, float], nats: Sequence[str] = (), other: Sequence[str] = ()
+) -> None:
+    """What encoders give back of the run's test images.
+
+    Args:
+        losses: encoder to its mean error.
+        nats: encoders that are variational.
+        other: encoders that were shown other pictures than the rest.
+    """
+    random = np.random.default_rng(3)
+    files = pd.read_parquet(folder / "features" / "files.parquet")
+    test = files.loc[files["split"] == "test", "file"].to_numpy()
+    hard = random.uniform(0.5, 1.5, len(test))
+    noisy, median = random.uniform(0.05, 0.07, len(test)), random.uniform(0.004, 0.006, len(test))
+    (folder / "reconstructions").mkdir(exist_ok=True)
+    parts = []
+    for encoder, loss in losses.items():
+        columns = {"loss": loss * hard, "noisy_loss": noisy, "median_loss": median}
+        columns |= {"clean_loss": 0.9 * loss * hard}
+        missing = np.full(len(test), np.nan)
+        columns |= {"elbo": 300 * hard, "kl": 20 * hard} if encoder in nats else {}
+        parts.append(
+            pd.DataFrame(
+                {"encoder": encoder, "file": test, "elbo": missing, "kl": missing} | columns
+            )
+        )
+        pictures = np.random.default_rng(encoder in other)
+        ways = ("original", "noisy", "median", "reconstructed")
+        found = {way: pictures.integers(0, 255, (4, 8, 8, 1), np.uint8) for way in ways}
+        found["samples"] = pictures.integers(0, 255, (10 * (encoder in nats), 8, 8, 1), np.uint8)
+        np.savez(folder / "reconstructions" / f"{encoder}.npz", shown=test[:4].astype(str), **found)
+    order = ["encoder", "file", "loss", "noisy_loss", "median_loss", "clean_loss", "elbo", "kl"]
+    _write(folder, "reconstructions", pd.concat(parts, ignore_index=True)[order])
 
 
 def _write(folder: Path, name: str, frame: pd.DataFrame) -> None:

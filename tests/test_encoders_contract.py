@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from models import registry
-from models.registry import Architecture
+from models.registry import ARCHITECTURES, build_encoder
 from models.residual import ResidualBlock
 from models.transformer import TransformerEncoder, positions, split_patches
 from models.weights import from_bytes, to_bytes
 
 torch.set_num_threads(1)  # small tensors: two threads would wait for each other
 FORMATS = (torch.contiguous_format, torch.channels_last)
-ARCHITECTURES = registry.ARCHITECTURES | {
-    "residual": Architecture("models.residual", "ResidualEncoder", 16),
-    "transformer": Architecture("models.transformer", "TransformerEncoder", 8),
-}
 ONE_SIZE = {"dense"}  # built for one size of images, by its setting image_size
 
 
@@ -32,9 +26,7 @@ def images(count: int = 3, height: int = 32, width: int = 32, seed: int = 0) -> 
 
 def build(name: str, seed: int = 0, width: int = 16) -> Any:
     torch.manual_seed(seed)
-    where = ARCHITECTURES[name]
-    made = getattr(import_module(where.module), where.name)
-    return registry.build(made, {"width": width, "image_size": 32})
+    return build_encoder(name, width=width, image_size=32)
 
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)

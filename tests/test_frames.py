@@ -17,7 +17,7 @@ from analysis.results import FILES, Results
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "RECORDS.md").read_text("utf-8")
 NAMED = set(re.findall(r"[A-Za-z]\w*", " ".join(re.findall(r"`([^`]*)`", DOCUMENT))))
 SMALL = {"ratios": (10, 100), "trials": 4, "repeats": 2, "features": 8}
-SMALL |= {"species": ("a", "b", "c", "d"), "per_species": (20, 6, 12)}
+SMALL |= {"species": ("a", "b", "c", "d"), "per_species": (20, 6, 12), "noise": (0.1,)}
 
 
 @pytest.fixture(scope="module")

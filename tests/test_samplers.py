@@ -30,7 +30,7 @@ CASES = [
     for space in SPACES
     if (sampler, space) != ("cmaes", "mixed")
 ]
-TRIALS = {"gp": 14}  # a tenth of a second each
+TRIALS = {"gp": 14}  # up to a tenth of a second each
 
 
 def begin(sampler: str, space: tuple[Hyperparameter, ...], seed: int = 0) -> CellSearch:
@@ -172,7 +172,7 @@ def test_it_sees_a_bounded_number_of_trials(sampler: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("trials", [1, 2, 6, 16, 24, 10_000])
 def test_a_population_fits_the_budget(trials: int) -> None:
     assert 4 <= population(trials) <= 50
-    assert trials < 16 or trials // population(trials) >= 4
+    assert trials < 12 or trials / population(trials) >= 2.5
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

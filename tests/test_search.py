@@ -10,6 +10,9 @@ import errno
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +20,26 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+import study.samplers
 import study.search
 from data.storage import Location
 from study.cells import Cell, trial_number
 from study.choosing import winner
 from study.config import Config, config_from
 from study.records import Ledger, Row
+from study.samplers import SAMPLERS
 from study.search import OptunaFile, StudySearch, Trial
 
 EPOCHS = 27
 BEST_LR = {"A@10": 3e-5, "B1@10": 3e-4, "A@100": 3e-3, "B1@100": 1e-3}
+every_search = pytest.mark.parametrize(
+    ("sampler", "scheduler"), list(product(SAMPLERS, ("asha", "none")))
+)
 
 
 def configure(**search: Any) -> Config:
-    search = {"trials": 16, "lr": [1e-5, 1e-2], "grace_period": 3} | search
+    trials = 9 if search.get("sampler") == "gp" else 16  # a tenth of a second each
+    search = {"trials": trials, "lr": [1e-5, 1e-2], "grace_period": 3} | search
     cells = {"variants": ["A", "B1"], "label_ratios": [10, 100]}
     tree = {"cells": cells, "training": {"max_epochs": EPOCHS}, "search": search}
     return config_from(tree, "a test")
@@ -119,13 +128,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     return ledger
 
 
+@every_search
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_each_cell_finds_its_own_best_learning_rate(tmp_path: Path, at_once: int) -> None:
-    ledger = run(tmp_path, configure(), at_once=at_once)
+def test_each_cell_finds_its_own_best_learning_rate(
+    tmp_path: Path, sampler: str, scheduler: str, at_once: int
+) -> None:
+    config = configure(sampler=sampler, scheduler=scheduler)
+    ledger = run(tmp_path, config, at_once=at_once)
+    assert Counter(row["cell"] for row in ledger.rows("trials")) == dict.fromkeys(
+        BEST_LR, config.search.trials
+    )
     for cell, best in BEST_LR.items():
         chosen = winner(of_cell(ledger, cell), "val_f1")
         assert chosen is not None
-        assert best / 2.5 < chosen["lr"] < best * 2.5, cell
+        near = 4 if sampler == "random" else 2.5
+        assert best / near < chosen["lr"] < best * near, cell
         assert chosen["epochs"] == EPOCHS
 
 
@@ -172,18 +189,22 @@ def test_the_first_trial_is_the_papers_learning_rate(undisturbed: Ledger, tmp_pa
     assert len({row["lr"] for row in ledger.rows("trials")}) == 8
 
 
-@pytest.mark.parametrize("option", [{"sampler": "random"}, {"scheduler": "none"}])
-def test_other_samplers_and_schedulers(tmp_path: Path, option: dict[str, str]) -> None:
-    ledger = run(tmp_path, configure(trials=5, **option))
-    trials = ledger.rows("trials")
-    assert len(trials) == 20
-    assert len({row["lr"] for row in trials}) == 17, "1e-4 in each of four cells, else its own"
-    if "scheduler" in option:
-        assert {(row["state"], row["epochs"]) for row in trials} == {("COMPLETE", EPOCHS)}
+@every_search
+def test_no_rate_is_tried_twice_and_only_asha_stops_trials(
+    tmp_path: Path, sampler: str, scheduler: str
+) -> None:
+    trials = run(
+        tmp_path, configure(trials=6, sampler=sampler, scheduler=scheduler), at_once=2
+    ).rows("trials")
+    assert len({row["lr"] for row in trials}) == 21, "1e-4 in each of four cells, else its own"
+    ends = {(row["state"], row["epochs"]) for row in trials}
+    stopped = {("PRUNED", 3), ("PRUNED", 9)} if scheduler == "asha" else set()
+    assert ends == {("COMPLETE", EPOCHS)} | stopped
 
 
-def test_a_loss_is_minimised(tmp_path: Path) -> None:
-    config = configure(metric="val_loss", trials=8)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_loss_is_minimised(tmp_path: Path, sampler: str) -> None:
+    config = configure(metric="val_loss", trials=8, sampler=sampler)
     ledger = run(tmp_path, config)
     for cell in BEST_LR:
         rows = of_cell(ledger, cell)
@@ -210,6 +231,37 @@ def test_an_interrupted_search_ends_as_an_undisturbed_one(
     assert epochs_of(again) == epochs_of(undisturbed)
 
 
+def one_fails(trial: Trial, epoch: int) -> Row:
+    bad = trial.trial_id == "A@100-001" and epoch == 3
+    return epoch_row(trial, epoch) | ({"val_f1": math.nan} if bad else {})
+
+
+@pytest.fixture(scope="module")
+def whole_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Ledger]:
+    @lru_cache
+    def whole(sampler: str, scheduler: str) -> Ledger:
+        config = configure(sampler=sampler, scheduler=scheduler)
+        return run(tmp_path_factory.mktemp(sampler), config, row=one_fails)
+
+    return whole
+
+
+@every_search
+@pytest.mark.parametrize("stop_after", [58, 301])
+def test_every_search_goes_on_as_if_undisturbed(
+    tmp_path: Path,
+    whole_of: Callable[[str, str], Ledger],
+    sampler: str,
+    scheduler: str,
+    stop_after: int,
+) -> None:
+    config = configure(sampler=sampler, scheduler=scheduler)
+    run(tmp_path, config, stop_after=stop_after, row=one_fails).flush()
+    again = run(tmp_path, config, row=one_fails)
+    assert outcome(again) == outcome(whole_of(sampler, scheduler))
+    assert epochs_of(again) == epochs_of(whole_of(sampler, scheduler))
+
+
 def test_killed_between_a_verdict_and_its_record(tmp_path: Path, undisturbed: Ledger) -> None:
     """The report that prunes is on disk, and the driver dies before it ends the trial."""
     ledger = Ledger(Location(tmp_path))
@@ -225,24 +277,30 @@ def test_killed_between_a_verdict_and_its_record(tmp_path: Path, undisturbed: Le
     assert outcome(run(tmp_path, configure())) == outcome(undisturbed)
 
 
-def test_interrupted_again_and_again_side_by_side(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_interrupted_again_and_again_side_by_side(tmp_path: Path, sampler: str) -> None:
+    config = configure(sampler=sampler)
     for _ in range(12):
-        run(tmp_path, configure(), at_once=3, stop_after=61)
-    ledger = run(tmp_path, configure(), at_once=3)
-    assert Counter(row["cell"] for row in ledger.rows("trials")) == dict.fromkeys(BEST_LR, 16)
+        run(tmp_path, config, at_once=3, stop_after=61)
+    ledger = run(tmp_path, config, at_once=3)
+    assert Counter(row["cell"] for row in ledger.rows("trials")) == dict.fromkeys(
+        BEST_LR, config.search.trials
+    )
     assert {row["state"] for row in ledger.rows("trials")} == {"COMPLETE", "PRUNED"}
     epochs = Counter(row["trial_id"] for row in ledger.rows("epochs"))
     assert all(row["epochs"] == epochs[row["trial_id"]] for row in ledger.rows("trials"))
 
 
-def test_a_finished_search_grows_by_what_is_missing(tmp_path: Path, undisturbed: Ledger) -> None:
-    small = run(tmp_path, configure(trials=10))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_finished_search_grows_by_what_is_missing(tmp_path: Path, sampler: str) -> None:
+    small = run(tmp_path, configure(sampler=sampler, trials=6))
     small.save(closing=True)
     before = outcome(small)
-    grown = run(tmp_path, configure())
-    assert len(grown.rows("trials")) == 64
+    config = configure(sampler=sampler)
+    grown = run(tmp_path, config)
+    assert len(grown.rows("trials")) == 4 * config.search.trials
     assert {name: outcome(grown)[name] for name in before} == before
-    again = StudySearch(configure(), Ledger(Location(tmp_path)), always)
+    again = StudySearch(config, Ledger(Location(tmp_path)), always)
     assert again.finished
     assert again.next_trial() is None
 
@@ -265,8 +323,9 @@ def test_an_epoch_reported_twice_is_judged_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study.search, "MEMORY", 8)
-    monkeypatch.setattr(study.search, "TPE_GOOD", 2)
+    short = replace(SAMPLERS["tpe"], memory=8)
+    monkeypatch.setitem(study.samplers.SAMPLERS, "tpe", short)
+    monkeypatch.setattr(study.search, "GOOD", 2)
 
 
 @pytest.mark.usefixtures("short_memory")

@@ -20,6 +20,9 @@ class Objective(nn.Module):
 
     encoder: nn.Module
     progress: float = 0.0
+    gives_back: bool = False
+    """Whether it is trained to give whole images back. Then calling it does so, and it has an
+    `autoencoder`, whose `pictures` are pixel values, and a `target`."""
 
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
         """The loss of a training step.

@@ -23,6 +23,8 @@ class Masked(Reconstruction):
         ValueError: a share out of its range.
     """
 
+    gives_back = False  # of what was not hidden it gives anything
+
     def __init__(self, encoder: nn.Module, hidden: float = 0.6, skips: str = "added"):
         super().__init__(encoder, skips)
         if not 0.0 < hidden < 1.0:

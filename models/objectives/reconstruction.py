@@ -17,6 +17,8 @@ class Reconstruction(Objective):
         skips: of a U-Net's decoder.
     """
 
+    gives_back = True
+
     def __init__(self, encoder: nn.Module, skips: str = "added"):
         super().__init__()
         self.autoencoder = autoencoder_of(encoder, skips)

@@ -1,0 +1,102 @@
+"""Figures of what encoders give back. Each function returns a matplotlib Figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from analysis.drawing import drawing
+from analysis.figures_results import (
+    SPECIES_COLOURS,
+    SPECIES_MARKERS,
+)
+
+INCHES = 0.72  # of a picture's side
+MOST_PIXELS = 64  # of a picture's side; a page with larger ones would not fit into a mail
+GAP = 0.04  # between pictures, of their side
+ACROSS = 8  # samples in a row
+
+
+def picture_rows(rows: Sequence[tuple[str, np.ndarray]]) -> Figure:
+    """Pictures in rows, each with its name; the columns belong together (Fig. 4).
+
+    Args:
+        rows: name, and uint8 (n, H, W, 1 or 3).
+    """
+    columns = max(len(pictures) for _, pictures in rows)
+    with drawing(1.6 + INCHES * columns, 0.1 + INCHES * len(rows)) as figure:
+        axes = _picture_axes(figure, columns, len(rows))
+        for row, (_, pictures) in enumerate(rows):
+            for column, picture in enumerate(pictures):
+                _put(axes, picture, column, row)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [name for name, _ in rows])
+    return figure
+
+
+def samples(named: Mapping[str, np.ndarray]) -> Figure:
+    """Pictures from priors, 8 in a row.
+
+    Args:
+        named: name to uint8 (n, H, W, 1 or 3).
+    """
+    rows = [
+        (name if start == 0 else "", pictures[start : start + ACROSS])
+        for name, pictures in named.items()
+        for start in range(0, len(pictures), ACROSS)
+    ]
+    return picture_rows(rows)
+
+
+def _picture_axes(figure: Figure, columns: int, rows: int) -> Axes:
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal", xticks=[])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return axes
+
+
+def _put(axes: Axes, picture: np.ndarray, column: int, row: int) -> None:
+    """Place a picture (H, W, 1 or 3) with its pixels as squares."""
+    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    if max(image.size) > MOST_PIXELS:
+        image = image.resize((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS)
+    shown = np.asarray(image.convert("RGB"))
+    sides = (column + GAP, column + 1 - GAP, row + 1 - GAP, row + GAP)
+    axes.imshow(shown, extent=sides, interpolation="none", aspect="equal")
+
+
+def maps(points: Mapping[str, pd.DataFrame], notes: Mapping[str, str]) -> Figure:
+    """t-SNE planes side by side, above by species (Fig. 2), below by cluster (Fig. 5).
+
+    Args:
+        points: name to one encoder's rows of ``latents.parquet``.
+        notes: name to what stands beside it.
+    """
+    with drawing(0.3 + 2.4 * len(points), 5.0) as figure:
+        many = figure.subplots(2, len(points), squeeze=False)
+        for column, (name, rows) in enumerate(points.items()):
+            many[0, column].set_title(f"{name}\n{notes[name]}")
+            for axes, by in zip(many[:, column], ("species", "cluster"), strict=True):
+                _map(axes, rows, by)
+        for axes, by in zip(many[:, 0], ("by species", "by cluster"), strict=True):
+            axes.set_ylabel(by)
+    return figure
+
+
+def _map(axes: Axes, points: pd.DataFrame, by: str) -> None:
+    for number, (_, rows) in enumerate(points.groupby(by, sort=True)):
+        colour = SPECIES_COLOURS[number % len(SPECIES_COLOURS)]
+        marker = SPECIES_MARKERS[number // len(SPECIES_COLOURS) % len(SPECIES_MARKERS)]
+        style: Any = {"ms": 2.2, "mew": 0, "alpha": 0.8, "color": colour, "rasterized": True}
+        axes.plot(rows["x"], rows["y"], marker, **style)
+    axes.patch.set_alpha(0)
+    axes.set(xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,119 @@
+"""Hypothesis 2 in words: are encoders that learned to take noise away more robust to it?
+
+What decides is how much accuracy noise costs (`analysis.robustness`), not the accuracy in noise,
+in which a better classifier would win whatever its encoder. A classifier near chance has little
+to lose, so the text says which is right more often in noise, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from analysis.answer import minus
+from analysis.hypotheses import COLUMNS, in_points, overall
+from analysis.load import Run
+
+_OTHERS = {"plain": "plainly pretrained ones", "none": "no pretraining"}
+_DENOISING = "denoising"  # in the name of an objective
+
+
+def noise_questions(run: Run, differences: pd.DataFrame) -> pd.DataFrame:
+    """Rows like those of `analysis.hypotheses`, of each objective that takes noise away.
+
+    Args:
+        differences: what `differences_in_noise` gave.
+    """
+    columns = [*differences, "objective", "against", "one", "other"]
+    oriented = pd.DataFrame(_denoising_first(run, differences), columns=columns)
+    rows = []
+    for objective in sorted(set(oriented["objective"])) or [_DENOISING]:
+        for against, others in _OTHERS.items():
+            same = (oriented["objective"] == objective) & (oriented["against"] == against)
+            changes, accuracies = (
+                oriented[same & (oriented["of"] == kind)] for kind in ("change", "acc")
+            )
+            name, kind = f"noise: {objective}−{against}", objective.replace("_", " ")
+            question = f"Are {kind} encoders more robust to noise than {others}?"
+            if len(changes):
+                rows.append((name, question, overall(changes), _text(changes, accuracies)))
+            elif against == "plain":
+                rows.append((name, question, "not asked", _not_asked(run)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _not_asked(run: Run) -> str:
+    if not any(run.config.get("evaluation", {}).get("noise") or ()):
+        return "The study does not test in noise (evaluation.noise)."
+    if not any(is_denoising(run, variant) for variant in run.variants):
+        return "The study has no denoising encoder."
+    return "The study has no result for it: both sides must be tested at one ratio at least."
+
+
+def is_denoising(run: Run, variant: str) -> bool:
+    """Whether a variant starts from an encoder that learned to take noise away."""
+    return variant in run.pretrained and _DENOISING in _objective(run, variant)
+
+
+def _objective(run: Run, variant: str) -> str:
+    return str(run.recipe(variant).get("objective"))
+
+
+def _denoising_first(run: Run, differences: pd.DataFrame) -> Iterator[dict[Any, Any]]:
+    """The differences between a denoising encoder and another or none, whichever came first."""
+    for row in differences[~differences["descriptive"]].to_dict("records"):
+        one, other = row["contrast"].split("−")
+        if is_denoising(run, one) == is_denoising(run, other):
+            continue
+        if is_denoising(run, other):
+            one, other, row = other, one, _turned(row)
+        against = "plain" if other in run.pretrained else "none"
+        added = {"objective": _objective(run, one), "against": against}
+        yield row | added | {"one": one, "other": other}
+
+
+def _turned(row: dict[Any, Any]) -> dict[Any, Any]:
+    ends = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
+    turned = {"higher": "lower", "lower": "higher"}
+    return row | ends | {"verdict": turned.get(row["verdict"], row["verdict"])}
+
+
+def _text(changes: pd.DataFrame, accuracies: pd.DataFrame) -> str:
+    parts = [*_decided(changes, "higher", "Yes", "less"), *_decided(changes, "lower", "No", "more")]
+    if not parts:
+        small = (changes["verdict"] == "under 2 points").all()
+        parts = ["Any difference is under 2 points."] if small else [_undecided(changes)]
+    elif "not decided" in set(changes["verdict"]):
+        parts.append("The other comparisons are not decided by this data.")
+    parts += _decided(accuracies, "higher", "In noise itself", "right more often than", "is")
+    parts += _decided(accuracies, "lower", "In noise itself", "right less often than", "is")
+    return minus(" ".join(parts))
+
+
+def _decided(
+    rows: pd.DataFrame, verdict: str, start: str, what: str, verb: str = "loses"
+) -> Iterator[str]:
+    """A sentence for each pair of variants that has such a verdict."""
+    for (one, other), part in rows.groupby(["one", "other"], sort=False):
+        chosen = part[part["verdict"] == verdict]
+        if len(chosen):
+            most = chosen.iloc[int(chosen["difference"].abs().argmax())]
+            phrase = what if verb == "is" else f"{what} accuracy than"
+            yield (
+                f"{start}: {one} {verb} {phrase} {other} in {len(chosen)} of {len(part)} "
+                f"comparisons, most {_where(most)}: {in_points(most)}."
+            )
+
+
+def _undecided(changes: pd.DataFrame) -> str:
+    most = changes.iloc[int(changes["difference"].abs().argmax())]
+    return (
+        f"Not decided by this data; the largest difference: {_where(most)} noise changes the "
+        f"accuracy of {most['one']} by {in_points(most)} compared with that of {most['other']}."
+    )
+
+
+def _where(row: Any) -> str:
+    return f"at {row['label_ratio']:g} % labels with {100 * row['noise']:g} % noisy pixels"

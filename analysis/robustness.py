@@ -1,0 +1,213 @@
+"""What noise in the images costs: classifiers, and clusters of the encoders' features.
+
+Every cell is tested on the same test images without noise and at each of the study's levels, a
+share of pixels of which half become white and half black. The noise of an image is the same for
+every cell and repeat, so all is paired image by image and seed by seed, on the draws of
+`analysis.statistics`: two variants at one level, one variant with and without noise, and what
+noise costs the one against what it costs the other (a difference of differences).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.contrasts import Contrast, asked, less, verdict
+from analysis.latents import agreement
+from analysis.load import Run, cell_name
+from analysis.statistics import (
+    DRAWS,
+    CellScores,
+    Draws,
+    Paired,
+    compare,
+    estimate,
+    holm,
+    pair,
+    score_cells,
+)
+from data.storage import InputError
+
+METRIC = "acc"
+MOST_ROWS = 40  # of differences, for each `DRAWS`
+_TESTED = [f"{name}{end}" for name in ("test_acc", "test_f1") for end in ("", "_low", "_high")]
+ROBUSTNESS = ["variant", "label_ratio", "noise", "n", "repeats", *_TESTED]
+ROBUSTNESS += ["change", "change_low", "change_high"]
+KINDS = ("acc", "change")
+"""What is compared between two variants: accuracy in noise, and its change by noise."""
+DIFFERENCES = ["contrast", "effect", "descriptive", "label_ratio", "noise", "of", "difference"]
+DIFFERENCES += ["low", "high", "p", "p_holm", "verdict", "repeats", "n"]
+AGREEMENT = ("nmi", "ari", "purity")
+CLUSTERS = ["encoder", "noise", "k"]
+CLUSTERS += [f"{name}{end}" for name in AGREEMENT for end in ("", "_low", "_high")]
+
+Scores = Mapping[str, CellScores]
+
+
+@dataclass(frozen=True)
+class InNoise:
+    """Every cell's scores, by the share of noisy pixels; empty where nothing is tested in noise.
+
+    Attributes:
+        levels: 0 (without noise) first.
+        draws: that all share.
+    """
+
+    levels: dict[float, Scores]
+    draws: Draws
+
+    @property
+    def noisy(self) -> list[float]:
+        """The levels above 0."""
+        return list(self.levels)[1:]
+
+
+def score_in_noise(run: Run, scored: tuple[Scores, Draws]) -> InNoise:
+    """Score every cell at every level.
+
+    Args:
+        scored: what `score_cells` gave for the test images without noise.
+
+    Raises:
+        InputError: the images in noise are not those without.
+    """
+    found, (clean, draws) = run.robustness, scored
+    count = _draws_needed(len(run.label_ratios) * found["noise"].nunique(), clean)
+    if count > draws.count:
+        clean, draws = score_cells(run.predictions, run.species, count)
+    levels: dict[float, Scores] = {0.0: clean} if len(found) else {}
+    for noise, part in found.groupby("noise", sort=True):
+        if set(part["file"]) != set(run.predictions["file"]):
+            raise InputError(
+                f"{run.location}: robustness.parquet has other test images at noise {noise:g} than "
+                f"predictions.parquet, expected the same"
+            )
+        scores, _ = score_cells(part, run.species, draws.count, source="robustness.parquet")
+        levels[float(noise)] = scores  # type: ignore[arg-type]
+    return InNoise(levels, draws)
+
+
+def _draws_needed(places: int, cells: Scores) -> int:
+    """So many that the least p-value, 1 / (1 + draws), is decided even after Holm.
+
+    Args:
+        places: ratios times levels, at each of which all contrasts are compared.
+    """
+    rows = places * sum(not contrast.probe for contrast in asked(cells))
+    return DRAWS * max(1, -(-rows // MOST_ROWS))
+
+
+def robustness_table(run: Run, tested: InNoise) -> pd.DataFrame:
+    """`ROBUSTNESS`, docs/RECORDS.md: a row a cell and level, 0 among them."""
+    rows = [
+        {"variant": variant, "label_ratio": ratio, "noise": noise} | _row(tested, noise, cell)
+        for noise, scores in tested.levels.items()
+        for cell, variant, ratio in run.cells
+        if cell in scores
+    ]
+    frame = pd.DataFrame(rows, columns=ROBUSTNESS)
+    return frame.sort_values(["label_ratio", "variant", "noise"], ignore_index=True)
+
+
+def _row(tested: InNoise, noise: float, cell: str) -> dict[str, Any]:
+    scores = tested.levels[noise][cell]
+    row: dict[str, Any] = {"n": scores.images, "repeats": len(scores.repeats)}
+    for name in ("acc", "f1"):
+        found = estimate(scores, name, tested.draws)
+        row |= _ends(f"test_{name}", (found.value, found.low, found.high))
+    changed = _change(tested, noise, cell)
+    if noise and changed is not None:
+        found = compare(changed, tested.draws)[0]
+        row |= _ends("change", (found.value, max(found.low, -1.0), min(found.high, 1.0)))
+    return row
+
+
+def _ends(name: str, values: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+def _change(tested: InNoise, noise: float, cell: str) -> Paired | None:
+    """A cell's accuracy in noise less that without."""
+    return _pair(tested.levels[noise].get(cell), tested.levels[0.0].get(cell))
+
+
+def _pair(one: CellScores | None, other: CellScores | None) -> Paired | None:
+    if one is None or other is None or not set(one.repeats) & set(other.repeats):
+        return None
+    return pair(one, other, METRIC)
+
+
+def differences_in_noise(run: Run, tested: InNoise) -> pd.DataFrame:
+    """What two variants differ by in noise: `DIFFERENCES`, docs/RECORDS.md.
+
+    Holm's adjustment is over all rows of a kind: of accuracies, and of changes.
+    """
+    rows = list(_differences(run, tested)) if tested.levels else []
+    frame = pd.DataFrame(rows, columns=[c for c in DIFFERENCES if c != "verdict"])
+    for kind in KINDS:
+        of_kind = frame["of"] == kind
+        frame.loc[of_kind, "p_holm"] = holm(frame.loc[of_kind, "p"].tolist())
+    frame["verdict"] = [verdict(row) for row in frame.to_dict("records")]
+    return frame.astype({"descriptive": bool, "p_holm": float})[DIFFERENCES]
+
+
+def _differences(run: Run, tested: InNoise) -> Iterator[tuple[object, ...]]:
+    cells = tested.levels[0.0]
+    for contrast in (each for each in asked(cells) if not each.probe):
+        for ratio in run.label_ratios:
+            for noise in tested.noisy:
+                pairs = _compared(tested, contrast, ratio, noise)
+                key = (contrast.name, contrast.effect, contrast.descriptive, ratio, noise)
+                for kind, paired in zip(KINDS, pairs, strict=True):
+                    if paired is not None:
+                        yield (*key, kind, *_judged(paired, tested.draws, 1 + (kind == "change")))
+
+
+def _compared(
+    tested: InNoise, contrast: Contrast, ratio: int, noise: float
+) -> tuple[Paired | None, Paired | None]:
+    """The difference in accuracy at a level of noise, and that of the two changes by noise."""
+    names = [cell_name(each, ratio) for each in (contrast.one, contrast.other)]
+    noisy, clean = (
+        _pair(*(tested.levels[level].get(name) for name in names)) for level in (noise, 0.0)
+    )
+    return noisy, None if noisy is None or clean is None else less(noisy, clean)
+
+
+def _judged(paired: Paired, draws: Draws, most: int) -> tuple[object, ...]:
+    found, p_value = compare(paired, draws)
+    ends = (max(found.low, -most), min(found.high, most))
+    return found.value, *ends, p_value, np.nan, len(paired.repeats), paired.images
+
+
+def clusters_table(run: Run, clean: pd.DataFrame) -> pd.DataFrame:
+    """How well clusters match species in noise: `CLUSTERS`, docs/RECORDS.md.
+
+    Args:
+        clean: ``clusters.csv``, whose rows of latent components are those without noise.
+    """
+    rows: list[dict[Any, Any]] = []
+    for encoder in run.encoders:
+        found = run.clusters_in_noise(encoder)
+        if len(found):
+            own = clean[(clean["encoder"] == encoder) & (clean["space"] == "latent")]
+            rows += own.assign(noise=0.0).to_dict("records")
+            rows += [_matched(run, encoder, noise, part) for noise, part in found.groupby("noise")]
+    return pd.DataFrame(rows, columns=CLUSTERS)
+
+
+def _matched(run: Run, encoder: str, noise: Any, part: pd.DataFrame) -> dict[str, Any]:
+    files = run.feature_files
+    cluster = part.drop_duplicates("file").set_index("file")["cluster"].reindex(files["file"])
+    if len(part) != len(files) or cluster.isna().any():
+        raise InputError(
+            f"{run.location}/features/{encoder}.noise.parquet: has other images at noise "
+            f"{noise:g} than files.parquet, expected the same"
+        )
+    codes, species = pd.factorize(files["species"], sort=True)
+    found = agreement(codes, cluster.to_numpy(dtype=np.int64), None)
+    return {"encoder": encoder, "noise": float(noise), "k": len(species), **found}
