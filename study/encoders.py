@@ -110,6 +110,12 @@ def load_encoder(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     return from_bytes(file.read_bytes())[0]
 
 
+def encoder_digest(material: Material, plan: EncoderPlan) -> str:
+    """The checksum of the encoder's weights, as its card has it."""
+    card = unseal_json(plan.card(material.run).read_text())
+    return str(card["checksums"][plan.weights(material.run).name])
+
+
 def load_objective(material: Material, plan: EncoderPlan) -> Any:
     """The trained objective of the search's encoder, on the CPU and in evaluation mode.
 

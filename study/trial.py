@@ -19,7 +19,13 @@ from data.packing import file_lock, node_cache
 from models.classifiers import build_classifier, encode_batches
 from models.training import ClassifierModule
 from study.cells import Cell
-from study.encoders import EncoderPlan, encoder_settings, load_encoder, plan_encoder
+from study.encoders import (
+    EncoderPlan,
+    encoder_digest,
+    encoder_settings,
+    load_encoder,
+    plan_encoder,
+)
 from study.fitting import Checkpoint, EpochEnd, fit, use_device
 from study.material import Material
 from study.records import Row
@@ -140,7 +146,9 @@ def _inputs(
         return material.images.pixels, material.images.labels, rows
     assert plan is not None
     chosen = np.concatenate(list(rows.values()))
-    name = f"{material.key}-{plan.key}-{'final' if final else 'search'}"
+    # By its weights, not its key alone: the code that they follow from may have changed since.
+    weights = encoder_digest(material, plan)
+    name = f"{material.key}-{plan.key}-{weights}-{'final' if final else 'search'}"
     with _one_process_at_a_time(name) as file:
         if not file.is_file():
             batches = Batches(
