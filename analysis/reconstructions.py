@@ -152,8 +152,8 @@ def statements(table: pd.DataFrame, name: str) -> list[str]:
     share = f"{100 * (row['salt'] + row['pepper']):g}"
     loss = f"{row['loss']:.4f} {_interval(row, 'loss', '.4f')}"
     found = [
-        f"From {row['n']:,} test images with {share} % noisy pixels, the autoencoder {name} gives the "
-        f"clean image back with a mean squared error of {loss}, on pixel values from 0 to 1.",
+        f"From {row['n']:,} test images with {share} % noisy pixels, the autoencoder {name} gives "
+        f"the clean image back with a mean squared error of {loss}, on pixel values from 0 to 1.",
         f"That is {_against(row, 'minus_noisy')} with the noise left in ({row['noisy_loss']:.4f}), "
         f"and {_against(row, 'minus_median')} with a 3×3 median filter ({row['median_loss']:.4f}), "
         f"which has learned nothing.",

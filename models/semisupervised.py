@@ -11,21 +11,16 @@ Shapes: B labelled and U unlabelled images of a step, 3×H×W in [-1, 1]; K clas
 
 from __future__ import annotations
 
-import copy
-import math
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.augmentation import LIGHT, STRONG, Augmentation
-from models.averaging import MovingAverage
 from models.training import ClassifierModule, _RunningMean
 
 ALIGNMENT_DECAY = 0.99
-WARM_UP = 0.05  # of all steps
 
 
 class PseudoLabels(nn.Module):
@@ -79,24 +74,13 @@ def unlabelled_loss(logits: Tensor, names: Tensor, sure: Tensor) -> Tensor:
     return (F.cross_entropy(logits, names, reduction="none") * sure).mean()
 
 
-def warm_cosine(passed: float) -> float:
-    """The share of the greatest learning rate: up to 1 on a line, then down to 0 on a cosine.
-
-    Args:
-        passed: the share of all steps that has passed, in [0, 1].
-    """
-    if passed < WARM_UP:
-        return passed / WARM_UP
-    return (1 + math.cos(math.pi * (passed - WARM_UP) / (1 - WARM_UP))) / 2
-
-
 class FixMatchModule(ClassifierModule):
-    """Trains a classifier with unlabelled images beside the labelled ones: AdamW, cosine.
+    """Trains a classifier with unlabelled images beside the labelled ones.
 
     A training batch is ``{"labelled": (images (B, ...), labels (B,)), "unlabelled": images}``,
     as `lightning.pytorch.utilities.CombinedLoader` gives it for a data module whose
     ``train_dataloader`` returns a dictionary of two loaders. What follows unlabelled images in a
-    tuple (their labels, say) is never looked at. An epoch should be a pass over the unlabelled.
+    tuple (their labels, say) is never looked at.
 
     It logs what `ClassifierModule` logs, and ``train_sure``, the share of unlabelled images that
     had a sure name. Views depend on (seed, epoch) alone, so a fit that goes on from the end of an
@@ -106,16 +90,16 @@ class FixMatchModule(ClassifierModule):
         network: images -> logits ``(B, K)``. It becomes the moving average, which is what is
             validated, tested and kept; what is trained is a copy of it, `student`.
         num_classes: K.
-        lr: AdamW's greatest learning rate, after a rise over the first 5 % of the steps; it then
-            falls to 0 along a cosine.
+        lr: the learning rate, with ``cosine`` the greatest.
         label_counts: ``(K,)``, the labelled images of each species.
         weak: what the teacher's views undergo, the paper's α.
         strong: what the student's views of unlabelled images undergo, the paper's 𝒜.
         labelled: what labelled images undergo; None: as ``weak``, as in the paper.
         threshold: the least probability of a sure name, the paper's τ.
         unlabelled_weight: of the unlabelled images' loss, the paper's λ_u.
-        decay: of the moving average.
+        decay: of the moving average, in (0, 1).
         weight_decay: AdamW's, for matrices and kernels only.
+        cosine: the learning rate rises over the first 5 % of the steps and then falls to 0.
         view_size: pixels a side of all training views; None: the images' own size. Networks that
             pool learn faster on smaller ones.
         seed: of the views.
@@ -138,46 +122,30 @@ class FixMatchModule(ClassifierModule):
         unlabelled_weight: float = 1.0,
         decay: float = 0.99,
         weight_decay: float = 0.05,
+        cosine: bool = True,
         view_size: int | None = None,
         seed: int = 0,
     ):
-        super().__init__(network, num_classes, lr)
-        self.student = copy.deepcopy(network)
-        self.average = MovingAverage(network, decay)
+        super().__init__(
+            network,
+            num_classes,
+            lr,
+            augment=labelled or weak,
+            cosine=cosine,
+            decay=decay,
+            weight_decay=weight_decay,
+            seed=seed,
+        )
+        if not decay:
+            raise ValueError("decay 0: expected more, as the average names the images")
         self.pseudo_labels = PseudoLabels(label_counts, threshold)
         self.weak, self.strong, self.labelled = weak, strong, labelled or weak
-        self.unlabelled_weight, self.weight_decay = unlabelled_weight, weight_decay
-        self.view_size, self.seed = view_size, seed
-        self._random = torch.Generator()
+        self.unlabelled_weight, self.view_size = unlabelled_weight, view_size
         self._train_sure = _RunningMean()
-
-    def train(self, mode: bool = True) -> FixMatchModule:
-        """As `nn.Module.train`, but the average stays in evaluation mode."""
-        super().train(mode)
-        self.network.eval()
-        return self
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over what the student trains."""
-        weights = [weight for weight in self.student.parameters() if weight.requires_grad]
-        groups = [
-            {"params": [w for w in weights if w.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.lr, fused=True)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        (state,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
-        self._random.manual_seed(int(state))
         self._train_sure.reset()
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # No LRScheduler: it would have to know the number of steps before the epochs of a
-        # checkpoint are restored, and asking Lightning for it by then starts the first epoch.
-        steps = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.lr * warm_cosine((self.global_step + 0.5) / steps)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         images, labels = batch["labelled"]
@@ -201,9 +169,6 @@ class FixMatchModule(ClassifierModule):
 
     def _view(self, augmentation: Augmentation, images: Tensor) -> Tensor:
         return augmentation(images, self._random, self.view_size)
-
-    def on_train_batch_end(self, *step: Any) -> None:
-        self.average.update(self.student, self.global_step)
 
     def _log_train_loss(self) -> None:
         super()._log_train_loss()

@@ -210,7 +210,6 @@ class ClassifierModule(_TrainedModule):
         seed: of the views.
 
     Attributes:
-        student: the network that is trained.
         test_outputs: every test image's outcome, after a test; None before.
     """
 
@@ -227,7 +226,7 @@ class ClassifierModule(_TrainedModule):
         seed: int = 0,
     ):
         super().__init__(network, lr)
-        self.student = copy.deepcopy(network) if decay else network
+        self._copy = copy.deepcopy(network) if decay else None
         self.average = MovingAverage(network, decay) if decay else None
         self.augment, self.cosine, self.weight_decay = augment, cosine, weight_decay
         self.seed, self._random = seed, torch.Generator()
@@ -236,6 +235,11 @@ class ClassifierModule(_TrainedModule):
         self.mean_loss = MeanMetric(nan_strategy="disable")  # else it leaves NaN out of the mean
         self.test_outputs: TestOutputs | None = None
         self._judged: list[tuple[Tensor, ...]] = []
+
+    @property
+    def student(self) -> Any:
+        """The network that is trained."""
+        return self.network if self._copy is None else self._copy
 
     def train(self, mode: bool = True) -> ClassifierModule:
         """As `nn.Module.train`, but the average stays in evaluation mode."""

@@ -86,7 +86,8 @@ def open_study(config: Config, run: Location) -> dict[str, Any]:
         )
     grows = config.search.trials > before.search.trials
     final = config.evaluation
-    if study["state"] != "COMPLETE" or grows or amiss(run, final.repeats, any(final.noise)):
+    missing = amiss(run, final.repeats, any(final.noise), final.quantise)
+    if study["state"] != "COMPLETE" or grows or missing:
         study["state"] = "RUNNING"
     study["config"] = config.model_dump(mode="json")
     return study

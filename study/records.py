@@ -20,7 +20,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -293,17 +293,19 @@ class Ledger:
                     self.tables[table].put(row)
 
 
-def amiss(run: Location, repeats: int, noise: bool = False) -> list[str]:
+def amiss(run: Location, repeats: int, noise: bool = False, int8: bool = False) -> list[str]:
     """Files of a finished study that are gone, or whose own checksum is wrong, by name.
 
     Args:
         run: its folder.
         repeats: of the final evaluation; 0: there was none.
         noise: whether it tests in noise.
+        int8: whether it compares the best classifiers with their int8 forms.
     """
     tables = ["trials", "epochs"]
     tables += ["evaluations", "evaluation_epochs", "predictions"] if repeats else []
     tables += ["robustness"] if repeats and noise else []
+    tables += ["quantised"] if repeats and int8 else []
     tables += [name for name in ON_CARDS if (run / f"{name}.parquet").is_file()]
     files = [f"{table}.parquet" for table in tables]
     bad = [name for name in files if not _is_whole(run / name, unseal_parquet)]
@@ -312,17 +314,24 @@ def amiss(run: Location, repeats: int, noise: bool = False) -> list[str]:
         return bad
     cells = {row["cell"] for row in read_table(run / "evaluations.parquet")}
     models = [f"models/{cell}.{kind}" for cell in cells for kind in ("json", "safetensors")]
+    bad = [name for name in models if not (run / name).is_file()]
+    return bad + [
+        file for file, unseal in _of_encoders(run, noise) if not _is_whole(run / file, unseal)
+    ]
+
+
+def _of_encoders(run: Location, noise: bool) -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
+    """What the search's encoders leave, each with how it is unsealed."""
     made = read_table(run / "encoders_made.parquet")
     encoders = [row["encoder"] for row in made if row["repeat"] is None]
-    names = (*encoders, "random", "pixels") if encoders else ()
-    bad = [name for name in models if not (run / name).is_file()]
-    for kind, unseal in (("npy", unseal_end), ("noise.parquet", unseal_parquet))[: 1 + noise]:
-        files = [f"features/{name}.{kind}" for name in names]
-        bad += [file for file in files if not _is_whole(run / file, unseal)]
-    files = [f"reconstructions/{name}.npz" for name in encoders]
-    bad += [file for file in files if not _is_whole(run / file, unseal_end)]
-    files = ["reconstructions.parquet"] if encoders else []
-    return bad + [file for file in files if not _is_whole(run / file, unseal_parquet)]
+    for name in (*encoders, "random", "pixels") if encoders else ():
+        yield f"features/{name}.npy", unseal_end
+        if noise:
+            yield f"features/{name}.noise.parquet", unseal_parquet
+    for name in encoders:
+        yield f"reconstructions/{name}.npz", unseal_end
+    if encoders:
+        yield "reconstructions.parquet", unseal_parquet
 
 
 def _is_whole(file: Location, unseal: Callable[[bytes], bytes]) -> bool:

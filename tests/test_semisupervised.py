@@ -174,6 +174,8 @@ def test_views_may_be_smaller_than_the_images() -> None:
 def test_settings_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} .*: expected 0"):
         module_of(**options)
+    with pytest.raises(ValueError, match="decay 0: expected more"):
+        module_of(decay=0)
 
 
 # --- whole fits
