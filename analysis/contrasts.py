@@ -48,6 +48,7 @@ CONTRASTS = (
     Contrast("B2", "B0", "pretraining"),
     Contrast("B2", "B1", "fine-tuning"),
     Contrast("B2", "A", "the whole of B2 against A", descriptive=True),
+    Contrast("C", "B0", "the unlabelled images in the classifier's training"),
     Contrast("pretrained", "random", "pretraining a frozen encoder", probe=True),
     Contrast("pretrained", "pixels", "a pretrained encoder against raw pixels", probe=True),
 )
@@ -71,6 +72,8 @@ def asked(scores: Iterable[str]) -> list[Contrast]:
             own = f"B0-{recipe}"
             found.append(Contrast(name, own, f"pretraining ({recipe})"))
             found.append(Contrast(name, "B0", f"pretraining ({recipe})"))
+        if base == "C":
+            found.append(Contrast(name, f"B0-{recipe}", "the unlabelled images in training"))
         if base == "pretrained":
             found.append(Contrast(name, base, what, probe=True))
             found.append(Contrast(name, "random", f"pretraining ({recipe}), frozen", probe=True))

@@ -20,18 +20,26 @@ from matplotlib.figure import Figure
 INK, FAINT = "#1b2733", "#b9c2cb"
 ORANGE, SKY, GREEN, BLUE = "#e69f00", "#56b4e9", "#009e73", "#0072b2"
 RED, PINK, GREY = "#d55e00", "#cc79a7", "#8a949e"
-VARIANT_STYLE = {"A": (PINK, "s"), "B0": (ORANGE, "^"), "B1": (GREEN, "D"), "B2": (BLUE, "o")}
+VARIANT_STYLE = {
+    "A": (PINK, "s"),
+    "B0": (ORANGE, "^"),
+    "B1": (GREEN, "D"),
+    "B2": (BLUE, "o"),
+    "C": (RED, "v"),
+}
 VARIANT_NAMES = {
     "A": "A: from scratch",
     "B0": "B0: B2's network, random weights",
     "B1": "B1: pretrained, frozen",
     "B2": "B2: pretrained, fine-tuned",
+    "C": "C: B0's network, also on unlabelled images",
 }
 # Tints of a variant's own colour, for the recipes of encoders.
 RECIPE_COLOURS = {
     "B0": ("#c77c02", "#f4c064", "#8f5a00", "#ffd98f"),
     "B1": ("#4cc3a0", "#006b4e", "#8adcc3", "#00452f"),
     "B2": ("#56b4e9", "#004a75", "#8fcdf1", "#002b45"),
+    "C": ("#f08a4b", "#8a3d00", "#f7b58f", "#522400"),
 }
 RECIPE_MARKERS = ("P", "X", "v", "<", ">", "*")
 
@@ -113,7 +121,7 @@ def variant_styles(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
     found = {}
     for variant in variants:
         base, _, recipe = variant.partition("-")
-        colour, marker = VARIANT_STYLE.get(base, (RED, "v"))
+        colour, marker = VARIANT_STYLE.get(base, (GREY, "."))
         if recipe:
             place = names.index(recipe)
             colour = RECIPE_COLOURS[base][place % len(RECIPE_COLOURS[base])]

@@ -16,13 +16,14 @@ from analysis.load import Run
 from analysis.power import what_would_decide
 
 COLUMNS = ["name", "question", "verdict", "text"]
-PRETRAINING, FINE_TUNING = "B2−B0", "B2−B1"
+PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
 FROZEN, PIXELS = f"{PROBE}pretrained−random", f"{PROBE}pretrained−pixels"
 _QUESTIONS = {
     PRETRAINING: "Does pretraining help the fine-tuned network?",
     FROZEN: "Is a pretrained frozen encoder worth more than an untrained one?",
     PIXELS: "Are a pretrained encoder's features worth more than the raw pixels?",
     FINE_TUNING: "Does fine-tuning the encoder beat freezing it?",
+    UNLABELLED: "Does it help to train the classifier on the unlabelled images as well?",
 }
 
 
@@ -39,6 +40,8 @@ def hypotheses(
     rows = []
     for contrast, question in _QUESTIONS.items():
         of_contrast = differences[differences["contrast"] == contrast]
+        if contrast == UNLABELLED and "C" not in run.variants:
+            continue  # an addition to the paper's variants
         if of_contrast.empty:
             text = _not_asked(run, contrast)
             rows.append((contrast, question, "not asked", text))

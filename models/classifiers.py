@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from models.autoencoders import pool_and_rectify
 from models.registry import ARCHITECTURES, build_encoder
 
-VARIANTS = ("A", "B0", "B1", "B2")
+VARIANTS = ("A", "B0", "B1", "B2", "C")
 PRETRAINED = ("B1", "B2")
 CONV_STRIDE = 4  # A has two blocks
 HIDDEN_PER_CHANNEL = 2  # 512 hidden units on 256 channels, and for A on its width of 64
@@ -195,7 +195,8 @@ def build_classifier(
 
     Args:
         variant: ``A`` from scratch; ``B0`` the encoder's network from random weights; ``B1``
-            pretrained and frozen; ``B2`` pretrained and fine-tuned.
+            pretrained and frozen; ``B2`` pretrained and fine-tuned; ``C`` the same as B0, as it
+            differs in its training.
         num_classes: K.
         image_size: H = W in pixels, a multiple of the encoder's stride (of 4 for A).
         width: channels of the first block.

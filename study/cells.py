@@ -18,6 +18,7 @@ class Variant:
     pretrained: bool  # starts from the pretrained encoder
     frozen: bool  # never changes it
     what: str
+    semi: bool = False  # its training sees the unlabelled images as well
 
 
 VARIANTS = {
@@ -27,6 +28,7 @@ VARIANTS = {
         Variant("B0", False, False, "B2's network from random weights (the control)"),
         Variant("B1", True, True, "pretrained encoder, frozen"),
         Variant("B2", True, False, "pretrained encoder, fine-tuned"),
+        Variant("C", False, False, "B0, trained on the unlabelled images as well", semi=True),
     )
 }
 

@@ -31,7 +31,7 @@ from data.storage import InputError
 from models.registry import ARCHITECTURES, OBJECTIVES
 
 PRESETS = ("smoke", "quick", "paper", "full", "denoising", "rubric")
-VARIANT_NAMES = ("A", "B0", "B1", "B2")
+VARIANT_NAMES = ("A", "B0", "B1", "B2", "C")
 
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 RecipeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from study.cells import cells_of
 from study.encoders import EncoderPlan, encoder_settings, new_objective
 from study.material import Material
 
@@ -66,14 +67,11 @@ def _networks(material: Material) -> Iterator[tuple[Any, Any, Any]]:
     config, classes = material.config, len(material.species)
     size = config.data.image_size
     recipes = dict.fromkeys(config.recipe(variant) for variant in config.cells.variants)
+    semi = any(cell.kind.semi for cell in cells_of(config))
+    batch = config.training.batch_size + semi * config.semi.unlabelled_per_step
     for variant, recipe in [("A", config.encoder), *(("B0", recipe) for recipe in recipes)]:
         network = build_classifier(variant, classes, **encoder_settings(recipe, size))
-        images = torch.zeros(config.training.batch_size, 3, size, size)
-        yield (
-            network,
-            images,
-            _cross_entropy,
-        )
+        yield network, torch.zeros(batch, 3, size, size), _cross_entropy
     for recipe in recipes:
         plan = EncoderPlan(
             "memory", None, recipe, tuple(range(len(material.images.files))), 0, None

@@ -16,9 +16,12 @@ import torch
 
 from data.module import Batches, ButterflyDataModule
 from data.packing import file_lock, node_cache
+from models.augmentation import AUGMENTATIONS
 from models.classifiers import build_classifier, encode_batches
+from models.semisupervised import FixMatchModule
 from models.training import ClassifierModule
 from study.cells import Cell
+from study.config import Config
 from study.encoders import (
     EncoderPlan,
     encoder_digest,
@@ -29,9 +32,11 @@ from study.encoders import (
 from study.fitting import Checkpoint, EpochEnd, fit, use_device
 from study.material import Material
 from study.records import Row
+from study.seeds import seed_for
 from study.tracking import tracker
 
 METRICS = ("train_loss", "val_loss", "val_acc", "val_f1")
+TEACHER_DECAY = 0.99  # of C's teacher, where training.average keeps no average
 
 
 @dataclass(frozen=True)
@@ -94,18 +99,21 @@ def train_classifier(
     )
     inputs, labels, rows = _inputs(material, cell, plan, network, device, final)
     trained = network.head if inputs.ndim == 2 else network
+    labelled = rows["train"][_positions(material, cell, repeat)]
     data = ButterflyDataModule(
         inputs,
         labels,
-        train=rows["train"][_positions(material, cell, repeat)],
+        train=labelled,
         valid=rows["valid"],
         test=rows.get("test"),
         batch_size=config.training.batch_size,
         seed=seed,
         min_steps_per_epoch=config.training.min_steps_per_epoch,
         device=device,
+        unlabelled=rows["train"] if cell.kind.semi else None,
+        unlabelled_batch_size=config.semi.unlabelled_per_step,
     )
-    module = ClassifierModule(trained, len(material.species), lr)
+    module = _module(config, cell, trained, labels[labelled], len(material.species), lr, seed)
     ends = EpochEnd(config.search.metric, METRICS, report, keep=final, checkpoint=checkpoint)
     facts = {"variant": cell.variant, "label_ratio": cell.label_ratio, "lr": lr, "seed": seed}
     with tracker(config, material.run, name, facts) as logger:
@@ -119,6 +127,39 @@ def train_classifier(
             logger=logger,
         )
     return Fitted(network, module, data, ends, device)
+
+
+def _module(
+    config: Config,
+    cell: Cell,
+    network: Any,
+    labels: np.ndarray,
+    num_classes: int,
+    lr: float,
+    seed: int,
+) -> ClassifierModule:
+    """How the classifier is trained; C as the others, with the unlabelled images besides."""
+    training = config.training
+    options: dict[str, Any] = {
+        "augment": AUGMENTATIONS.get(training.augment),
+        "cosine": training.schedule == "cosine",
+        "decay": training.average,
+        "weight_decay": training.weight_decay,
+        "seed": seed_for(seed, "augment"),
+    }
+    if not cell.kind.semi:
+        return ClassifierModule(network, num_classes, lr, **options)
+    options["labelled"] = options.pop("augment")
+    options["decay"] = training.average or TEACHER_DECAY
+    return FixMatchModule(
+        network,
+        num_classes,
+        lr,
+        label_counts=torch.from_numpy(np.bincount(labels, minlength=num_classes)),
+        threshold=config.semi.threshold,
+        unlabelled_weight=config.semi.weight,
+        **options,
+    )
 
 
 def _positions(material: Material, cell: Cell, repeat: int | None) -> np.ndarray:

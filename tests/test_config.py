@@ -42,7 +42,7 @@ WRONG = [
     ("search=3", "search", "found 3", "expected"),
     ("search=null", "search", "found None", "expected"),
     ("encoder.lr=0", "encoder.lr", "found 0", "expected greater than 0"),
-    ("cells.variants=[A, C]", "cells.variants.1", "found 'C'", "expected 'A', 'B0', 'B1' or 'B2'"),
+    ("cells.variants=[A, D]", "cells.variants.1", "found 'D'", "'B0', 'B1', 'B2' or 'C'"),
     (
         "cells.variants=[B2-x]",
         "cells.variants",

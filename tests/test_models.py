@@ -237,7 +237,7 @@ def test_autoencoder_refuses_an_image_size_it_cannot_give_back() -> None:
         ("A", 4, "variant A: expected no encoder weights"),
         ("B0", 4, "variant B0: expected no encoder weights"),
         ("B2", 8, "encoder weights: found"),
-        ("C", 4, "variant 'C': expected one of A, B0, B1, B2"),
+        ("D", 4, "variant 'D': expected one of A, B0, B1, B2, C"),
     ],
 )
 def test_classifier_refuses_weights_that_do_not_fit(variant: str, width: int, message: str) -> None:

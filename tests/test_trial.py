@@ -14,6 +14,7 @@ import wandb
 
 import study.trial
 from data.storage import Location
+from models.semisupervised import FixMatchModule
 from models.weights import from_bytes
 from study.cells import VARIANTS, Cell, Variant
 from study.encoders import EncoderPlan, load_encoder, plan_encoder, pretrain, read_card
@@ -337,3 +338,27 @@ def test_wandb_that_breaks_fails_no_trial(
         monkeypatch.setattr(wandb.sdk.wandb_run.Run, "log", fail)
     _, rows = train(made, "A")
     assert len(rows) == 2
+
+
+def test_c_trains_on_unlabelled_images_and_never_sees_their_labels(
+    make_material: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"batch_size": 4, "max_epochs": 3, "augment": "light", "average": 0.9}
+    training |= {"schedule": "cosine", "weight_decay": 0.01}
+    made = make_material(cells={"variants": ["B0", "C"]}, training=training)
+    batches: list[Any] = []
+    step = FixMatchModule.training_step
+
+    def noted(module: FixMatchModule, batch: Any, batch_idx: int) -> Any:
+        batches.append({name: part[0].shape for name, part in batch.items()})
+        batch["unlabelled"][1].fill_(-1)  # their labels
+        return step(module, batch, batch_idx)
+
+    _, first = train(made, "C", 50)
+    monkeypatch.setattr(FixMatchModule, "training_step", noted)
+    _, again = train(made, "C", 50)
+    assert again == first
+    assert len(batches) == 3 * 3, "as many steps as B0 has: 12 labelled images in batches of 4"
+    assert batches[0] == {"labelled": (4, 3, 16, 16), "unlabelled": (24, 3, 16, 16)}
+    _, control = train(made, "B0", 50)
+    assert [row["train_loss"] for row in control] != [row["train_loss"] for row in first]
