@@ -290,7 +290,7 @@ def quantise_best(material: Material) -> None:
     from study.quantisation import has_quantised, quantise_run
 
     if not has_quantised(material.run, material.config.search.metric):
-        quantise_run(material.run, material)
+        quantise_run(material.run, material, seconds=1.0)
 
 
 @contextmanager

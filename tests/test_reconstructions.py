@@ -180,7 +180,8 @@ def test_a_study_with_them_resumes_with_what_is_missing(tiny_images: Path, tmp_p
     cells = {"variants": ["B0", "B1", "B1-denoising", "B1-dvae"], "label_ratios": [100]}
     encoder = {"architecture": "dense", "width": 64, "epochs": 2}
     recipes = {"denoising": {"objective": "denoising"}, "dvae": RECIPES["variational"]}
-    tree = tiny_tree(tiny_images, cells=cells, encoder=encoder, encoders=recipes)
+    final = {"repeats": 1, "quantise": True}
+    tree = tiny_tree(tiny_images, cells=cells, encoder=encoder, encoders=recipes, evaluation=final)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
     world, run = World(tmp_path, environment()), tmp_path / "out" / "tiny"
     code, _, err = world.run("run", "tiny.yaml", "--out", "out")
@@ -195,12 +196,15 @@ def test_a_study_with_them_resumes_with_what_is_missing(tiny_images: Path, tmp_p
     table = pd.read_parquet(run / "reconstructions.parquet")
     assert len(table) == 36
     assert amiss_in(run) == []
+    assert len(pd.read_parquet(run / "quantised.parquet")) == 4
     for name in ("denoising", "fig3_denoising_loss", "fig4_reconstructions", "samples"):
         assert f'id="{name}"' in page(run) or (run / "figures" / f"{name}.svg").is_file(), name
 
     files[1].unlink()
     (run / "reconstructions.parquet").unlink()
     assert amiss_in(run) == [f"reconstructions/{files[1].name}", "reconstructions.parquet"]
+    (run / "quantised.parquet").unlink()
+    assert amiss_in(run) == ["quantised.parquet"]
     code, out, err = world.run("resume", "out/tiny")
     assert code == 0, err
     assert amiss_in(run) == []
@@ -211,7 +215,7 @@ def test_a_study_with_them_resumes_with_what_is_missing(tiny_images: Path, tmp_p
 
 
 def amiss_in(run: Path) -> list[str]:
-    return amiss(Location(run), 1)
+    return amiss(Location(run), 1, int8=True)
 
 
 def page(run: Path) -> str:
