@@ -17,7 +17,7 @@ from analysis.leaderboard import winners
 from analysis.load import CONTROLS, Run, cell_name
 from analysis.probes import encoder_of
 
-MADE = ["encoder", "architecture", "objective", "images", "epochs", "loss", "seconds"]
+MADE = ["encoder", "architecture", "objective", "images", "epochs", "loss", "seconds", "recipe"]
 FROZEN = ["probe_acc", "knn_acc", "beats_random", "beats_pixels"]
 
 
