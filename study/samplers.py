@@ -66,7 +66,7 @@ def population(trials: int) -> int:
     """Of a generation of NSGA-II: three generations in the budget, where it has 12 trials or more.
 
     Optuna's 50 would make all of a small budget the first generation, which is random. Generations
-    of 2 to 4 settle too soon on one of their first points (benchmarks/README.md).
+    of 2 to 4 settle too soon on one of their first points (benchmarks/samplers.py).
     """
     return min(50, max(4, math.ceil(trials / 3)))
 
