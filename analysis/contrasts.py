@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import cell_name
-from analysis.statistics import CellScores, Draws, Estimate, Paired, compare, holm, pair
+from analysis.statistics import DRAWS, CellScores, Draws, Estimate, Paired, compare, holm, pair
 
 SURE = 0.05
 SMALL = 0.02
 """The smallest interesting difference in accuracy: 2 points."""
+MOST_ROWS = 40
+"""Differences that are adjusted together, for each `DRAWS`."""
 PROBE = "probe: "
 """What the names of probes' contrasts begin with."""
 
@@ -82,6 +84,15 @@ def asked(scores: Iterable[str]) -> list[Contrast]:
 
 COLUMNS = ["contrast", "effect", "descriptive", "label_ratio", "metric", "difference", "low"]
 COLUMNS += ["high", "p", "p_holm", "verdict", "repeats", "n"]
+
+
+def draws_needed(rows: int) -> int:
+    """Draws with which the least p-value, 1 / (1 + draws), is decided even after Holm.
+
+    Args:
+        rows: differences that are adjusted together.
+    """
+    return DRAWS * max(1, -(-rows // MOST_ROWS))
 
 
 @dataclass(frozen=True)

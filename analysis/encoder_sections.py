@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -68,7 +69,8 @@ def _by_cell_grid(found: pd.DataFrame) -> Grid:
 def _encoder_cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"encoders {row['encoder']}"
     cells = [Cell(encoder_name(str(row["encoder"])), "t")]
-    cells += [word(row["architecture"]), word(row["objective"])]
+    recipe = "" if pd.isna(row["recipe"]) else str(row["recipe"])
+    cells += [word(row["architecture"]), replace(word(row["objective"]), small=recipe)]
     cells += [value(row, name, ",.0f", key) for name in ("images", "epochs")]
     cells += [value(row, "loss", ".4f", key), value(row, "seconds", ",.0f", key)]
     return cells + [value(row, name, ".3f", key) for name in ("val_f1", "probe_acc", "knn_acc")]

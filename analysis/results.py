@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import ranking, tables
 from analysis.answer import answer
-from analysis.contrasts import Pairs, contrasts, pairs
+from analysis.contrasts import Pairs, asked, contrasts, draws_needed, pairs
 from analysis.efficiency import labels_saved
 from analysis.hypotheses import hypotheses
 from analysis.latents import Latents, explore
@@ -20,7 +20,7 @@ from analysis.load import Run
 from analysis.noise_answer import noise_questions
 from analysis.paper import paper_table
 from analysis.power import power
-from analysis.probes import Probes, probe, probe_table
+from analysis.probes import PRETRAINED, Probes, probe, probe_table
 from analysis.reconstructions import reconstruction_table
 from analysis.robustness import (
     InNoise,
@@ -58,7 +58,17 @@ class Results:
     @cached_property
     def scored(self) -> tuple[dict[str, CellScores], Draws]:
         """Every cell's scores, by cell, and the draws that all share."""
-        return score_cells(self.run.predictions, self.run.species)
+        return score_cells(self.run.predictions, self.run.species, self._draws)
+
+    @property
+    def _draws(self) -> int:
+        """Enough for the largest family of differences."""
+        run = self.run
+        cells = {cell for cell, _, _ in run.cells}
+        probed = {f"{PRETRAINED}{variant[2:]}" for variant in run.pretrained}
+        levels = run.robustness["noise"].nunique()
+        in_noise = levels * sum(not contrast.probe for contrast in asked(cells))
+        return draws_needed(len(run.label_ratios) * max(len(asked(cells | probed)), in_noise))
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from analysis.contrasts import Contrast, asked, less, verdict
 from analysis.latents import agreement
 from analysis.load import Run, cell_name
 from analysis.statistics import (
-    DRAWS,
     CellScores,
     Draws,
     Paired,
@@ -33,7 +32,6 @@ from analysis.statistics import (
 from data.storage import InputError
 
 METRIC = "acc"
-MOST_ROWS = 40  # of differences, for each `DRAWS`
 _TESTED = [f"{name}{end}" for name in ("test_acc", "test_f1") for end in ("", "_low", "_high")]
 ROBUSTNESS = ["variant", "label_ratio", "noise", "n", "repeats", *_TESTED]
 ROBUSTNESS += ["change", "change_low", "change_high"]
@@ -76,9 +74,6 @@ def score_in_noise(run: Run, scored: tuple[Scores, Draws]) -> InNoise:
         InputError: the images in noise are not those without.
     """
     found, (clean, draws) = run.robustness, scored
-    count = _draws_needed(len(run.label_ratios) * found["noise"].nunique(), clean)
-    if count > draws.count:
-        clean, draws = score_cells(run.predictions, run.species, count)
     levels: dict[float, Scores] = {0.0: clean} if len(found) else {}
     for noise, part in found.groupby("noise", sort=True):
         if set(part["file"]) != set(run.predictions["file"]):
@@ -89,16 +84,6 @@ def score_in_noise(run: Run, scored: tuple[Scores, Draws]) -> InNoise:
         scores, _ = score_cells(part, run.species, draws.count, source="robustness.parquet")
         levels[float(noise)] = scores  # type: ignore[arg-type]
     return InNoise(levels, draws)
-
-
-def _draws_needed(places: int, cells: Scores) -> int:
-    """So many that the least p-value, 1 / (1 + draws), is decided even after Holm.
-
-    Args:
-        places: ratios times levels, at each of which all contrasts are compared.
-    """
-    rows = places * sum(not contrast.probe for contrast in asked(cells))
-    return DRAWS * max(1, -(-rows // MOST_ROWS))
 
 
 def robustness_table(run: Run, tested: InNoise) -> pd.DataFrame:

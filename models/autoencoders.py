@@ -105,7 +105,25 @@ class UNetEncoder(nn.Module):
         return self.block_outputs(x)[-1]
 
 
-class UNetAutoencoder(nn.Module):
+class Autoencoder(nn.Module):
+    """An encoder and a decoder; what most of them give back are the images as they came in."""
+
+    encoder: nn.Module
+
+    def target(self, images: Tensor) -> Tensor:
+        """What is to be given back of images ``(B, 3, H, W)`` in [-1, 1]."""
+        return images
+
+    def pictures(self, outputs: Tensor) -> Tensor:
+        """Outputs or targets as pixel values in [0, 1], ``(B, C, H, W)``."""
+        return outputs.add(1).div(2).clamp(0, 1)
+
+    def decode(self, maps: Tensor) -> Tensor:
+        """What is given back of the encoder's maps alone."""
+        raise NotImplementedError
+
+
+class UNetAutoencoder(Autoencoder):
     """`UNetEncoder` and a decoder of three 2×2 transposed convolutions, skips added.
 
     The decoder goes 4w -> 2w -> w -> 3 channels, with ReLU between; the second block's output is
@@ -132,7 +150,8 @@ class UNetAutoencoder(nn.Module):
         super().__init__()
         if skips not in SKIPS:
             raise ValueError(f"skips {skips!r}: expected one of {', '.join(SKIPS)}")
-        self.encoder, self.skips = encoder, skips
+        self.encoder: UNetEncoder = encoder
+        self.skips = skips
         width = encoder.width
         channels = (4 * width, 2 * width, width, 3)
         self.ups = nn.ModuleList(
@@ -173,14 +192,6 @@ class UNetAutoencoder(nn.Module):
             maps = maps if skip is None else maps + skip
         return torch.tanh(self.ups[2](maps))
 
-    def target(self, images: Tensor) -> Tensor:
-        """What it is to give back: the images."""
-        return images
-
-    def pictures(self, outputs: Tensor) -> Tensor:
-        """Outputs or targets as pixel values in [0, 1], ``(B, 3, H, W)``."""
-        return outputs.add(1).div(2).clamp(0, 1)
-
 
 def _narrow(channels: int) -> nn.Sequential:
     fewer = max(1, channels // 8)
@@ -192,7 +203,7 @@ def _kept_half_of_the_time(maps: Tensor) -> Tensor:
     return 2.0 * torch.randint(0, 2, (len(maps), 1, 1, 1), device=maps.device)
 
 
-class MapAutoencoder(nn.Module):
+class MapAutoencoder(Autoencoder):
     """Any encoder, and a decoder that doubles its maps until they have the image's size.
 
     Each step is a 2×2 transposed convolution to half the channels (at least 16) with ReLU; the
@@ -223,14 +234,6 @@ class MapAutoencoder(nn.Module):
         for up in self.ups[:-1]:
             maps = F.relu(up(maps))
         return torch.tanh(self.ups[-1](maps))
-
-    def target(self, images: Tensor) -> Tensor:
-        """What it is to give back: the images."""
-        return images
-
-    def pictures(self, outputs: Tensor) -> Tensor:
-        """Outputs or targets as pixel values in [0, 1], ``(B, 3, H, W)``."""
-        return outputs.add(1).div(2).clamp(0, 1)
 
 
 def autoencoder_of(encoder: Any, skips: str = "added") -> Any:

@@ -10,6 +10,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from models.autoencoders import Autoencoder
+
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow makes grey images
 
 
@@ -67,7 +69,7 @@ class DenseEncoder(nn.Module):
         return DenseAutoencoder(self)
 
 
-class DenseAutoencoder(nn.Module):
+class DenseAutoencoder(Autoencoder):
     """`DenseEncoder` and its mirror image, w/4 -> w/2 -> w -> C·H·W: ReLU, a sigmoid at the end.
 
     Args:
@@ -76,7 +78,7 @@ class DenseAutoencoder(nn.Module):
 
     def __init__(self, encoder: DenseEncoder):
         super().__init__()
-        self.encoder = encoder
+        self.encoder: DenseEncoder = encoder
         width = 4 * encoder.channels
         units = (width // 4, width // 2, width, encoder.inputs)
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(units))

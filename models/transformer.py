@@ -127,25 +127,6 @@ class TransformerEncoder(nn.Module):
         grid = rows.unflatten(1, (-1, images.shape[-1] // PATCH))
         return grid.permute(0, 3, 1, 2)
 
-    def forward_visible(self, images: Tensor, keep: Tensor) -> Tensor:
-        """Encodes some patches as if there were no others, for masked autoencoders.
-
-        Cost falls with the share of patches kept. ``forward`` with all of them, in their order.
-
-        Args:
-            images: ``(B, 3, H, W)`` in [-1, 1].
-            keep: ``(B, n)`` int64, the numbers of each image's visible patches in [0, N), row by
-                row, in any order.
-
-        Returns:
-            ``(B, n, C)`` in the order of ``keep``.
-
-        Raises:
-            ValueError: H or W is no multiple of 8.
-        """
-        rows = self._embed(images)
-        return self._encode(rows.gather(1, keep[:, :, None].expand(-1, -1, self.channels)))
-
     def _embed(self, images: Tensor) -> Tensor:
         """Patches with their positions, ``(B, N, C)``."""
         height, width = images.shape[-2:]

@@ -321,13 +321,14 @@ def amiss(run: Location, repeats: int, noise: bool = False, int8: bool = False) 
 
 
 def _of_encoders(run: Location, noise: bool) -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
-    """What the search's encoders leave, each with how it is unsealed."""
+    """What encoders leave, those of the search the most, each with how it is unsealed."""
     made = read_table(run / "encoders_made.parquet")
     encoders = [row["encoder"] for row in made if row["repeat"] is None]
-    for name in (*encoders, "random", "pixels") if encoders else ():
+    controls = ["random", "pixels"] if made else []
+    for name in [row["encoder"] for row in made] + controls:
         yield f"features/{name}.npy", unseal_end
-        if noise:
-            yield f"features/{name}.noise.parquet", unseal_parquet
+    for name in encoders + controls if noise else ():
+        yield f"features/{name}.noise.parquet", unseal_parquet
     for name in encoders:
         yield f"reconstructions/{name}.npz", unseal_end
     if encoders:

@@ -211,6 +211,8 @@ class Stages:
     def extract_features(self) -> None:
         """Of all images, those of test among them, so only after a final evaluation."""
         self.pool.want(self.cells, [None])
+        for row in self.ledger.rows("evaluations"):  # of a session before this one, too
+            self.pool.want([Cell(row["variant"], row["label_ratio"])], [row["repeat"]])
         if not self.pool.plans or self.config.evaluation.repeats == 0:
             return
         self.progress.enter("features", self._encoders_in_work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from analysis.contrasts import CONTRASTS, Pairs, change_with_labels, contrasts, 
 from analysis.hypotheses import hypotheses
 from analysis.load import Run
 from analysis.power import Deviations, power, power_of, smallest, what_would_decide
+from analysis.results import Results
 from analysis.statistics import Draws, Paired, compare, score_cells
 
 PRETRAINING = CONTRASTS[0]
@@ -169,3 +171,18 @@ def test_the_change_with_labels_is_the_difference_of_the_differences(tmp_path: P
 def test_what_would_decide_is_said_in_words(repeats: object, images: object, said: str) -> None:
     row = {"difference": 0.01, "target": 0.02, "repeats": 5, "n": 500}
     assert said in what_would_decide(row | {"repeats_needed": repeats, "images_needed": images})
+
+
+RECIPES = [f"-{letter}" for letter in "abcdefgh"]
+
+
+def test_many_recipes_do_not_hide_a_large_difference(tmp_path: Path) -> None:
+    """With 2,000 draws and over 100 differences no adjusted p-value could be under 0.05."""
+    variants = (
+        "B0",
+        *(f"{base}{r}" for base in ("B1", "B2") for r in ("", *["-a", "-b", "-c", "-d"])),
+    )
+    shape: dict[str, Any] = {"variants": variants, "ratios": (10, 25, 50, 75, 100), "encoders": 0}
+    found = Results(load(write_run(tmp_path / "run", trials=3, **shape))).contrasts
+    assert len(found) > 100
+    assert found["p_holm"].min() < 0.05

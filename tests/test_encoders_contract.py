@@ -168,28 +168,6 @@ def transformer() -> TransformerEncoder:
     return TransformerEncoder(8).eval()
 
 
-def test_with_all_patches_visible_the_encoder_is_itself() -> None:
-    encoder, x = transformer(), images(3, 16, 24)
-    order = torch.stack([torch.randperm(6) for _ in range(3)])
-    tokens = encoder.forward_visible(x, order)
-    assert tokens.shape == (3, 6, encoder.channels)
-    maps = encoder(x).permute(0, 2, 3, 1).flatten(1, 2)
-    expected = maps.gather(1, order[:, :, None].expand_as(maps))
-    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_hidden_patches_are_not_seen() -> None:
-    encoder, x = transformer(), images(2, 16, 16)
-    keep = torch.tensor([[0, 3], [3, 1]])
-    tokens = encoder.forward_visible(x, keep)
-    assert tokens.shape == (2, 2, encoder.channels)
-    x[:, :, 8:, :8] = 0.5  # patch 2, which neither shows
-    x[1, :, :8, :8] = 0.5  # patch 0, which the second does not
-    assert torch.equal(encoder.forward_visible(x, keep), tokens)
-    x[0, :, :8, :8] = 0.5  # patch 0, which the first does
-    assert not torch.equal(encoder.forward_visible(x, keep)[0], tokens[0])
-
-
 def test_patches_know_their_place_and_each_other() -> None:
     encoder = transformer()
     x = images(1, 8, 8).repeat(1, 1, 2, 2)  # the same patch four times
