@@ -178,10 +178,7 @@ RECIPES = [f"-{letter}" for letter in "abcdefgh"]
 
 def test_many_recipes_do_not_hide_a_large_difference(tmp_path: Path) -> None:
     """With 2,000 draws and over 100 differences no adjusted p-value could be under 0.05."""
-    variants = (
-        "B0",
-        *(f"{base}{r}" for base in ("B1", "B2") for r in ("", *["-a", "-b", "-c", "-d"])),
-    )
+    variants = ("B0", *(base + r for base in ("B1", "B2") for r in ("", *RECIPES)))
     shape: dict[str, Any] = {"variants": variants, "ratios": (10, 25, 50, 75, 100), "encoders": 0}
     found = Results(load(write_run(tmp_path / "run", trials=3, **shape))).contrasts
     assert len(found) > 100
