@@ -92,7 +92,7 @@ def asleep(measured: Measured, slots: int) -> dict[str, Any]:
             search = StudySearch(measured.config, ledger, lambda cell: True)
             material = Material(measured.config, place / "run", place, "")
             capacity = Capacity(measured.config)
-            study.tuning.run_search(material, search, capacity, lambda: None, print)
+            study.tuning.run_search(material, search, capacity, capacity.slots, lambda: None, print)
             epochs = ledger.rows("epochs")
     finally:
         study.tuning.run_trial = original

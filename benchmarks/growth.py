@@ -166,7 +166,8 @@ def measure_run(trials: int, slots: int) -> dict[str, Any]:
         saver = Saver(ledger, database, search)
         material: Any = Nothing(config=config, run=run)
         tuning.run_trial = actor(slots, str(actors))
-        tuning.run_search(material, search, Capacity(config), saver, print)
+        have = Capacity(config)
+        tuning.run_search(material, search, have, have.slots, saver, print)
         return {"slots": slots, **meter.figures(), **saver.figures()}
 
 

@@ -208,6 +208,11 @@ class Tasks:
         """Tasks that have not ended."""
         return len(self._waiting) + len(self._running)
 
+    @property
+    def in_flight(self) -> int:
+        """Those of them that Ray has been given."""
+        return len(self._running)
+
     def ended(self, seconds: float = 0.0) -> list[tuple[Hashable, Any]]:
         """Names and results of what has ended since; waits up to that long for the first.
 

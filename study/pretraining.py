@@ -68,6 +68,11 @@ class EncoderPool:
         """Encoders that are neither made nor failed."""
         return len(self._tasks)
 
+    @property
+    def in_flight(self) -> int:
+        """Encoders that have, or are about to get, a slot of the cluster."""
+        return self._tasks.in_flight
+
     def ready(self, cell: Cell, repeat: int | None) -> bool:
         """Whether the cell's classifiers can be trained now."""
         plan = plan_encoder(self.material, cell, repeat)

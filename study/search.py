@@ -198,6 +198,14 @@ class StudySearch:
             return True
         return not (self._interrupted or self._open_cells())
 
+    @property
+    def can_start(self) -> bool:
+        """Whether `next_trial` has one to give; if not, encoders are waited for, or it is over."""
+        if self.finished:
+            return False
+        cells = [trial.cell for trial in self._interrupted] + self._open_cells()
+        return any(self.ready(cell) for cell in cells)
+
     def next_trial(self) -> Trial | None:
         """The trial to start now; None while none can (or none is left: `finished`).
 

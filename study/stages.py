@@ -158,20 +158,28 @@ class Stages:
         self.progress.enter("search", self._encoders_in_work)
         if not self.search.finished:
             self.pool.want(self.cells, [None])
+        while not self.search.finished:
             # Trials that need no encoder run beside its pretraining, if there is room for both.
-            while self.pool.in_work and (self.capacity.slots() == 1 or not self._can_start()):
+            while self.pool.in_work and (self.capacity.slots() == 1 or not self.search.can_start):
                 self.pool.collect(0.5)
-                self.tick()
+                self.search_tick()
+            self.search_tick()  # gives up what the last failed encoder was for
             run_search(
-                self.material, self.search, self.capacity, self.search_tick, self.progress.say
+                self.material,
+                self.search,
+                self.capacity,
+                self.room_for_trials,
+                self.search_tick,
+                self.progress.say,
             )
         self.ledger.save()
         self.database.save(self.search.searches.values())
         for cell in self.cells:
             self._note_if_all_failed(cell)
 
-    def _can_start(self) -> bool:
-        return any(self.pool.ready(cell, None) for cell in self.cells)
+    def room_for_trials(self) -> int:
+        """Slots that no encoder is pretrained on, or Tune's actors would take and keep them."""
+        return max(1, self.capacity.slots() - self.pool.in_flight)
 
     def search_tick(self) -> None:
         self.tick()

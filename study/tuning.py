@@ -69,10 +69,14 @@ def run_search(
     material: Material,
     search: StudySearch,
     capacity: Capacity,
+    room: Callable[[], int],
     tick: Callable[[], None],
     say: Callable[[str], None],
 ) -> None:
-    """Run all trials that the search hands out.
+    """Run all trials that the search hands out, until there is none that could start.
+
+    That may be because their encoders are not there yet. Tune's actors, which are kept for the
+    next trial, would hold the processors that the encoders wait for; so they end first.
 
     A trial that runs out of a shared GPU's memory is put off; when those that run have ended,
     all go on with a larger share of a GPU each.
@@ -80,26 +84,31 @@ def run_search(
     Args:
         material: what each trial works on.
         search: decides which, and how they end.
-        capacity: what a trial gets, and how many run at once.
+        capacity: what a trial gets.
+        room: how many may run at once.
         tick: called at every turn of the driver; may raise to end the search.
         say: shows a line to the user.
     """
-    if search.finished:
+    if not search.can_start:
         return
-    _run_tuner(material, search, capacity, tick)
+    _run_tuner(material, search, capacity, room, tick)
     while search.postponed:
         capacity.enlarge()
         say(f"out of GPU memory: from now on each trial gets {capacity.gpus:g} of a GPU")
         search.take_up_postponed()
-        _run_tuner(material, search, capacity, tick)
+        _run_tuner(material, search, capacity, room, tick)
 
 
 def _run_tuner(
-    material: Material, search: StudySearch, capacity: Capacity, tick: Callable[[], None]
+    material: Material,
+    search: StudySearch,
+    capacity: Capacity,
+    room: Callable[[], int],
+    tick: Callable[[], None],
 ) -> None:
     todo = len(search.cells) * material.config.search.trials
     running: dict[str, Trial] = {}
-    searcher = CellSearcher(search, running, material, capacity, tick)
+    searcher = CellSearcher(search, running, material, room, tick)
     with tempfile.TemporaryDirectory(prefix="mariposa-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
@@ -141,12 +150,12 @@ class CellSearcher(_Stateless, Searcher):
         search: StudySearch,
         running: dict[str, Trial],
         material: Material,
-        capacity: Capacity,
+        room: Callable[[], int],
         tick: Callable[[], None],
     ):
         super().__init__(metric=search.metric, mode=search.config.search.mode)
         self.search, self.running = search, running
-        self.material, self.capacity, self.tick = material, capacity, tick
+        self.material, self.room, self.tick = material, room, tick
         self.failed: Exception | None = None
 
     def turn(self) -> None:
@@ -161,9 +170,9 @@ class CellSearcher(_Stateless, Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         self.turn()
-        if self.search.finished:
+        if not (self.running or self.search.can_start):
             return Searcher.FINISHED
-        if len(self.running) >= self.capacity.slots():
+        if len(self.running) >= self.room():
             return None
         trial = self.search.next_trial()
         if trial is None:

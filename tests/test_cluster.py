@@ -173,7 +173,7 @@ def test_trials_out_of_gpu_memory_go_on_with_a_larger_share(
     ledger = Ledger(material.run)
     search = StudySearch(material.config, ledger, lambda cell: True)
     have, said = Capacity(material.config), []
-    tuning.run_search(material, search, have, lambda: None, said.append)
+    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
     assert have.gpus == 1.0
     assert [line.split()[-4] for line in said] == ["0.5", "1"]
     trials = ledger.rows("trials")
@@ -194,7 +194,29 @@ def test_a_trial_that_no_gpu_holds_fails(
     monkeypatch.setattr(tuning, "run_trial", trial_that_needs(2.0))
     ledger = Ledger(material.run)
     search = StudySearch(material.config, ledger, lambda cell: True)
-    tuning.run_search(material, search, Capacity(material.config), lambda: None, print)
+    have = Capacity(material.config)
+    tuning.run_search(material, search, have, have.slots, lambda: None, print)
     assert {(row["state"], row["error"]) for row in ledger.rows("trials")} == {
         ("FAIL", "OutOfMemoryError: CUDA out of memory")
     }
+
+
+def test_a_search_that_waits_for_an_encoder_holds_no_processor(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune keeps its actors, and their processors, as long as more trials are to come."""
+    material = make_material(resources={"gpus_per_trial": 0}, training={"max_epochs": 2})
+    monkeypatch.setattr(tuning, "run_trial", trial_that_needs(0.0))
+    there, ledger = {"A"}, Ledger(material.run)
+    search = StudySearch(material.config, ledger, lambda cell: cell.variant in there)
+    have = Capacity(material.config)
+    tuning.run_search(material, search, have, have.slots, lambda: None, print)
+    assert {row["variant"] for row in ledger.rows("trials")} == {"A"}
+    assert not search.finished
+    assert not search.can_start
+    everything = ray.remote(num_cpus=ray.cluster_resources()["CPU"])(lambda: "pretrained")
+    assert ray.get(everything.remote(), timeout=60) == "pretrained"
+    there.add("B1")
+    tuning.run_search(material, search, have, have.slots, lambda: None, print)
+    assert search.finished
+    assert [row["state"] for row in ledger.rows("trials")] == ["COMPLETE"] * 8
