@@ -33,6 +33,7 @@ def answer(
         _pretraining(run, differences, power),
         _fine_tuning(run, differences, power),
         _levels(run, table),
+        *_chosen_recipes(table),
     ]
     return [part.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0") for part in parts]
 
@@ -142,6 +143,21 @@ def _levels(run: Run, table: pd.DataFrame) -> str:
     if least != most and least in rows.index:
         text += f"; with {_labels(rows.loc[least])}, {_accuracy(rows.loc[least])}"
     return text + "."
+
+
+def _chosen_recipes(table: pd.DataFrame) -> list[str]:
+    """What the search took for the variants that search their encoder's recipe."""
+    found = table[table["recipe"].notna()]
+    sentences = []
+    for variant, rows in found.groupby("variant"):
+        parts = [
+            f"{', '.join(f'{ratio:g} %' for ratio in sorted(own['label_ratio']))}: {recipe}"
+            for recipe, own in rows.groupby("recipe", sort=False)
+        ]
+        sentences.append(
+            f"Of the encoders, the search chose for {variant} at {'; at '.join(parts)}."
+        )
+    return sentences
 
 
 def _labels(row: pd.Series) -> str:

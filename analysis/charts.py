@@ -55,6 +55,8 @@ def trials(run: Run) -> Data:
     for name in ("val_f1", "val_acc", "val_loss", "seconds"):
         columns[name] = _numbers(ranked[name].astype(float).round(4))
     columns["chosen"] = [trial in chosen for trial in columns["trial_id"]]
+    recipes = ranked["recipe"]
+    columns["recipe"] = [name if isinstance(name, str) else None for name in recipes]
     columns["error"] = [first_line(error) for error in ranked["error"]]
     cells = [{"cell": c, "variant": v, "ratio": r} for c, v, r in run.cells]
     names = {"metric": run.metric, "metric_name": METRIC_NAMES[run.metric]}

@@ -137,7 +137,7 @@ def table_lines(
     other = "loss" if metric != "val_loss" else "val_f1"
     lines = [["#", "trial", "state", "lr", metric, other, "epochs", "s", "error"]]
     for row in frame.to_dict("records"):
-        texts = [str(row[name]) for name in ("rank", "trial_id", "state")]
+        texts = [str(row["rank"]), trial_name(row), str(row["state"])]
         texts += [number(row["lr"], ".1e"), number(row[metric], ".4f")]
         beside = row["val_loss" if other == "loss" else other]
         texts += [number(beside, ".4f"), epochs(row), number(row["seconds"], ".1f")]
@@ -147,6 +147,12 @@ def table_lines(
         for wide, column in zip(least, zip(*lines, strict=True), strict=True)
     ]
     return [_cut(_line(line, widest), width) for line in lines]
+
+
+def trial_name(row: Mapping[Any, Any]) -> str:
+    """A trial's name, and its recipe where that is searched."""
+    recipe = row.get("recipe")
+    return f"{row['trial_id']} {recipe}" if isinstance(recipe, str) else str(row["trial_id"])
 
 
 STEADY = (3, 10, 8, 7, 8, 6, 7, 6, 0)

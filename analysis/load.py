@@ -27,12 +27,15 @@ _CELL = {"cell": _TEXT, "variant": _TEXT, "label_ratio": _INT}
 _CHOSEN = {"val_loss": _FLOAT, "val_acc": _FLOAT, "val_f1": _FLOAT}
 _CURVE = {"epoch": _INT, "train_loss": _FLOAT, **_CHOSEN, "seconds": _FLOAT, "ended": _FLOAT}
 
+LATER = {"recipe"}
+"""Columns that records of older versions lack."""
 COLUMNS: dict[str, dict[str, str]] = {
     "labels": {"label_ratio": _INT, "repeat": _FLOAT, "file": _TEXT},
     "trials": {
         "trial_id": _TEXT,
         **_CELL,
         "lr": _FLOAT,
+        "recipe": _TEXT,
         "seed": _INT,
         "state": _TEXT,
         "epochs": _FLOAT,
@@ -48,6 +51,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "repeat": _INT,
         "seed": _INT,
         "lr": _FLOAT,
+        "recipe": _TEXT,
         "epochs": _INT,
         "best_epoch": _INT,
         **_CHOSEN,
@@ -153,6 +157,17 @@ class Run:
     def pretrained(self) -> list[str]:
         """The variants that start from a pretrained encoder."""
         return [variant for variant in self.variants if variant[:2] in ("B1", "B2")]
+
+    @property
+    def pretrained_as(self) -> list[str]:
+        """`pretrained`, with all that B1-best and B2-best may be in their place."""
+        found = {one: None for variant in self.pretrained for one in self.trained_as(variant)}
+        return list(found)
+
+    def trained_as(self, variant: str) -> list[str]:
+        """What a variant's trials may be: one for each recipe that it searches, or itself."""
+        recipes = ("encoder", *self.config.get("encoders", {}))
+        return [with_recipe(variant, r) for r in recipes] if is_best(variant) else [variant]
 
     def recipe(self, variant: str) -> dict[str, Any]:
         """The settings of the encoder that a variant starts from."""
@@ -303,6 +318,19 @@ CONTROLS = ("random", "pixels")
 """What every encoder must beat: the same network untrained, and the image itself."""
 
 
+def is_best(variant: str) -> bool:
+    """Whether the variant's recipe is searched, as ``B2-best``."""
+    return variant.endswith("-best")
+
+
+def with_recipe(variant: str, recipe: object) -> str:
+    """What was trained, from a row's variant and recipe: of B2-best, B2 or B2-NAME."""
+    if not isinstance(recipe, str):
+        return variant
+    base = variant.partition("-")[0]
+    return base if recipe == "encoder" else f"{base}-{recipe}"
+
+
 def load(run: str | Path | Location) -> Run:
     """Open a run folder, local or on an object store.
 
@@ -340,6 +368,8 @@ def read_frame(file: Location, columns: dict[str, str]) -> pd.DataFrame:
     if not file.is_file():
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
     frame = _read(file, lambda sealed: pd.read_parquet(io.BytesIO(unseal_parquet(sealed))))
+    for name in LATER & columns.keys() - set(frame):
+        frame[name] = None
     missing = [name for name in columns if name not in frame]
     if missing:
         raise InputError(f"{file}: no column {missing[0]}; found {' '.join(map(str, frame))}")

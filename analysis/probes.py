@@ -98,7 +98,7 @@ def jobs(run: Run) -> list[Job]:
 
 
 def _one_of_each_recipe(run: Run) -> list[str]:
-    return list({variant.partition("-")[2]: variant for variant in run.pretrained}.values())
+    return list({variant.partition("-")[2]: variant for variant in run.pretrained_as}.values())
 
 
 def encoder_of(run: Run, variant: str, ratio: int, repeat: int | None) -> str | None:

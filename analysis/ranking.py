@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.latents import Scores
 from analysis.leaderboard import winners
-from analysis.load import CONTROLS, Run, cell_name
+from analysis.load import CONTROLS, Run, cell_name, with_recipe
 from analysis.probes import encoder_of
 
 MADE = ["encoder", "architecture", "objective", "images", "epochs", "loss", "seconds", "recipe"]
@@ -52,10 +52,12 @@ def _used_by(run: Run) -> dict[tuple[str, str], float]:
     """(encoder, cell) to validation F1: of the final evaluation, else of the search's winner."""
     found: dict[tuple[str, str], list[float]] = {}
     for row in run.evaluations.to_dict("records"):
-        owner = _owner(run, row["variant"], row["label_ratio"], row["repeat"])
+        variant = with_recipe(row["variant"], row["recipe"])
+        owner = _owner(run, variant, row["label_ratio"], row["repeat"])
         found.setdefault((owner, str(row["cell"])), []).append(row["val_f1"])
     for row in winners(run.trials, run.metric).to_dict("records"):
-        owner = _owner(run, row["variant"], row["label_ratio"], None)
+        variant = with_recipe(row["variant"], row["recipe"])
+        owner = _owner(run, variant, row["label_ratio"], None)
         found.setdefault((owner, str(row["cell"])), [row["val_f1"]])
     means = {key: float(np.mean(many)) for key, many in found.items()}
     fresh = {
@@ -68,7 +70,7 @@ def _owner(run: Run, variant: str, ratio: int, repeat: int | None) -> str:
     """The encoder that a classifier started from; B0 starts from an untrained one."""
     if variant == "B0":
         return "random"
-    return (encoder_of(run, variant, ratio, repeat) if variant in run.pretrained else None) or ""
+    return (encoder_of(run, variant, ratio, repeat) if variant in run.pretrained_as else None) or ""
 
 
 def _frozen(encoders: pd.Series, scores: Mapping[str, Scores]) -> pd.DataFrame:

@@ -65,7 +65,7 @@ class Results:
         """Enough for the largest family of differences."""
         run = self.run
         cells = {cell for cell, _, _ in run.cells}
-        probed = {f"{PRETRAINED}{variant[2:]}" for variant in run.pretrained}
+        probed = {f"{PRETRAINED}{variant[2:]}" for variant in run.pretrained_as}
         levels = run.robustness["noise"].nunique()
         in_noise = levels * sum(not contrast.probe for contrast in asked(cells))
         return draws_needed(len(run.label_ratios) * max(len(asked(cells | probed)), in_noise))

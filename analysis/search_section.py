@@ -9,7 +9,7 @@ from markupsafe import Markup
 from analysis import charts, course, figures, tables
 from analysis.cells import value, word
 from analysis.importance import importance
-from analysis.leaderboard import METRIC_NAMES, epochs, leaderboard, winners
+from analysis.leaderboard import METRIC_NAMES, epochs, leaderboard, trial_name, winners
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section, draw, keyed
 from analysis.shown import Shown
@@ -49,7 +49,7 @@ def _best(run: Run) -> Grid:
 def _trial_cells(row: dict[Any, Any], chosen: bool) -> list[Cell]:
     key = f"trials {row['trial_id']}"
     state = "chosen" if chosen else str(row["state"]).lower()
-    cells = [value(row, "rank", ",.0f", key), word(row["trial_id"]), word(row["cell"]), word(state)]
+    cells = [value(row, "rank", ",.0f", key), word(trial_name(row)), word(row["cell"]), word(state)]
     cells.append(value(row, "lr", ".1e", key))
     cells += [value(row, name, ".4f", key) for name in ("val_f1", "val_acc", "val_loss")]
     return [*cells, Cell(epochs(row), key=f"{key} epochs"), value(row, "seconds", ".1f", key)]

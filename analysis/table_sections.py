@@ -56,7 +56,8 @@ def table_section(shown: Shown) -> Section:
 
 def _table_cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"table_i {cell_name(row['variant'], row['label_ratio'])}"
-    cells = [word(row["variant"]), ratio(row, key, row["labels"])]
+    recipe = row["recipe"] if isinstance(row["recipe"], str) else ""
+    cells = [replace(word(row["variant"]), small=recipe), ratio(row, key, row["labels"])]
     reason = "" if pd.isna(row["reason"]) else str(row["reason"])
     tested = not pd.isna(row["test_acc"])
     if tested:

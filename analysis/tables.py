@@ -15,8 +15,8 @@ TEST_COLUMNS = [f"test_{name}{end}" for name in METRICS for end in ("", "_low", 
 SPENT = ["trials", "search_epochs", "search_seconds", "final_epochs", "final_seconds"]
 TIMED = ["search_seconds", "final_seconds"]
 """Not in the written table: the same study gives the same table, to the digit."""
-TABLE_I = ["variant", "label_ratio", "labels", "n", "repeats", "lr", "valid_labels", *SPENT]
-TABLE_I += [*TEST_COLUMNS, "reason"]
+TABLE_I = ["variant", "label_ratio", "labels", "n", "repeats", "lr", "recipe", "valid_labels"]
+TABLE_I += [*SPENT, *TEST_COLUMNS, "reason"]
 HEADINGS = {"loss": "Loss", "acc": "Accuracy", "f1": "F1", "precision": "Precision"}
 HEADINGS["recall"] = "Recall"
 
@@ -40,12 +40,18 @@ def table_i(run: Run, scored: tuple[Mapping[str, CellScores], Draws] | None = No
     if configured_repeats(run) == 0:
         return pd.DataFrame(columns=TABLE_I)
     scores, draws = scored or score_cells(run.predictions, run.species)
-    lrs = chosen_lrs(run)
+    lrs, recipes = chosen_lrs(run), chosen_recipes(run)
     labels = labelled(run)
     rows = []
     for cell, variant, ratio in run.cells:
         row = {"variant": variant, "label_ratio": ratio, "labels": labels.get(ratio)}
-        row |= {"lr": lrs.get(cell), "repeats": 0, "n": None, "reason": reason(run, cell)}
+        row |= {
+            "lr": lrs.get(cell),
+            "recipe": recipes.get(cell),
+            "repeats": 0,
+            "n": None,
+            "reason": reason(run, cell),
+        }
         row |= {"valid_labels": run.counts.get("valid"), **spent(run, cell)}
         if cell in scores:
             row |= {"n": scores[cell].images, "repeats": len(scores[cell].repeats)}
@@ -97,9 +103,18 @@ def labelled(run: Run) -> dict[int, int]:
 
 def chosen_lrs(run: Run) -> dict[str, float]:
     """Each cell's lr in the final evaluation, or else of its best COMPLETE trial so far."""
-    won = winners(run.trials, run.metric)["lr"].to_dict()
-    used = run.evaluations.drop_duplicates("cell").set_index("cell")["lr"].to_dict()
-    return {str(cell): float(lr) for cell, lr in {**won, **used}.items()}
+    return {cell: float(lr) for cell, lr in _chosen(run, "lr").items()}
+
+
+def chosen_recipes(run: Run) -> dict[str, str]:
+    """The recipe likewise, of the cells that search it."""
+    return {cell: r for cell, r in _chosen(run, "recipe").items() if isinstance(r, str)}
+
+
+def _chosen(run: Run, name: str) -> dict[str, Any]:
+    won = winners(run.trials, run.metric)[name].to_dict()
+    used = run.evaluations.drop_duplicates("cell").set_index("cell")[name].to_dict()
+    return {str(cell): value for cell, value in {**won, **used}.items()}
 
 
 def reason(run: Run, cell: str) -> str | None:
@@ -150,7 +165,7 @@ def caption(run: Run) -> str:
 
 def per_repeat(run: Run) -> bool:
     """Whether each repeat has a pretrained encoder of its own."""
-    return all(run.recipe(variant).get("per_repeat", True) for variant in run.pretrained)
+    return all(run.recipe(variant).get("per_repeat", True) for variant in run.pretrained_as)
 
 
 def pretrained(run: Run) -> bool:
@@ -202,7 +217,8 @@ def readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     head += ["Epochs", *HEADINGS.values(), "Note"]
     rows = []
     for row in frame.to_dict("records"):
-        cells = [str(row["variant"]), f"{row['label_ratio']:g} %"]
+        recipe = f" ({row['recipe']})" if isinstance(row["recipe"], str) else ""
+        cells = [f"{row['variant']}{recipe}", f"{row['label_ratio']:g} %"]
         cells += ["–" if pd.isna(row[k]) else f"{row[k]}" for k in ("labels", "n", "repeats")]
         cells.append("–" if pd.isna(row["lr"]) else f"{row['lr']:.1e}")
         cells.append(f"{row['search_epochs']:,} + {row['final_epochs']:,}")

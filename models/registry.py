@@ -40,6 +40,7 @@ OBJECTIVES = {
     "variational": "models.objectives.variational:Variational",
     "denoising_variational": "models.objectives.variational:DenoisingVariational",
     "masked": "models.objectives.masked:Masked",
+    "instance": "models.objectives.instance:Instance",
 }
 
 

@@ -5,9 +5,9 @@ A cell is one variant × one label ratio, a row of Table I, written ``B1@25``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from study.config import Config
+from study.config import COMMON, Config, with_recipe
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,15 @@ class Hyperparameter:
         return not self.choices and self.low <= value <= self.high
 
 
-def searched(config: Config) -> tuple[Hyperparameter, ...]:
-    """What each cell searches: one line a hyperparameter."""
+def searched(config: Config, variant: str) -> tuple[Hyperparameter, ...]:
+    """What a variant's cells search: one line a hyperparameter."""
     low, high = config.search.lr
-    return (Hyperparameter("lr", low, high, True, "Adam step", 1e-4, "the one that moves F1 most"),)
+    lr = Hyperparameter("lr", low, high, True, "Adam step", 1e-4, "the one that moves F1 most")
+    recipes = config.recipes_of(variant)
+    if not recipes:
+        return (lr,)
+    why = "best encoders are a result, not a choice"
+    return lr, Hyperparameter("recipe", 0, 0, False, "", COMMON, why, recipes)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,10 @@ class Cell:
         """The variant without its encoder's recipe: of ``B2-denoising`` it is B2."""
         return VARIANTS[self.variant.partition("-")[0]]
 
+    def trained_as(self, recipe: str | None) -> Cell:
+        """The cell whose classifiers those with a searched recipe are; without, itself."""
+        return self if recipe is None else replace(self, variant=with_recipe(self.variant, recipe))
+
     def trial_id(self, number: int) -> str:
         """The name of the cell's trial of that number, from 0."""
         return f"{self.name}-{number:03d}"
@@ -88,6 +97,11 @@ def cells_of(config: Config) -> tuple[Cell, ...]:
         for ratio in sorted(config.cells.label_ratios)
         for variant in sorted(config.cells.variants)
     )
+
+
+def trained_cells(config: Config, cell: Cell) -> tuple[Cell, ...]:
+    """What a cell's trials may be: one cell for each recipe that it searches, or itself."""
+    return tuple(replace(cell, variant=variant) for variant in config.trained_as(cell.variant))
 
 
 def trial_number(trial_id: str) -> int:

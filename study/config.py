@@ -32,6 +32,8 @@ from models.registry import ARCHITECTURES, OBJECTIVES
 
 PRESETS = ("smoke", "quick", "paper", "full", "denoising", "rubric")
 VARIANT_NAMES = ("A", "B0", "B1", "B2", "C")
+BEST = "best"  # B2-best: the recipe is searched as well
+COMMON = "encoder"  # what the search calls the recipe of the section ``encoder``
 
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 RecipeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
@@ -269,10 +271,13 @@ class Config(Section):
                 f"search.grace_period: found {grace}, "
                 f"expected at most training.max_epochs = {epochs}"
             )
+        self._require_other_names()
         for variant in self.cells.variants:
             self._require_recipe(variant)
-            self._require_unlabelled(variant)
+            for one in self.trained_as(variant):
+                self._require_unlabelled(one)
         self._require_size()
+        self._require_sampler()
         return self
 
     def recipe(self, variant: str) -> Encoder:
@@ -280,12 +285,41 @@ class Config(Section):
         name = variant.partition("-")[2]
         return self.encoders[name] if name else self.encoder
 
+    def recipes_of(self, variant: str) -> tuple[str, ...]:
+        """The recipes that are searched for a variant; none, where it has one of its own."""
+        return (COMMON, *self.encoders) if variant.endswith(f"-{BEST}") else ()
+
+    def trained_as(self, variant: str) -> tuple[str, ...]:
+        """The variants that a variant's trials may be; ``B2-best`` may be ``B2`` or ``B2-NAME``."""
+        searched = self.recipes_of(variant)
+        return tuple(with_recipe(variant, name) for name in searched) or (variant,)
+
+    def encoders_of(self, variant: str) -> tuple[Encoder, ...]:
+        """The settings of the encoders that a variant may start from, one if none is searched."""
+        return tuple(self.recipe(one) for one in self.trained_as(variant))
+
+    def _require_other_names(self) -> None:
+        for name in (BEST, COMMON):
+            if name in self.encoders:
+                raise ValueError(f"encoders: found {name!r}, expected another name for a recipe")
+
     def _require_recipe(self, variant: str) -> None:
         name = variant.partition("-")[2]
-        if name and name not in self.encoders:
+        if name == BEST and not self.encoders:
+            raise ValueError(f"cells.variants: found {variant!r}, expected recipes in encoders")
+        if name and name != BEST and name not in self.encoders:
             known = ", ".join(self.encoders) or "none"
             raise ValueError(
-                f"cells.variants: found {variant!r}, expected a recipe of encoders ({known})"
+                f"cells.variants: found {variant!r}, expected a recipe of encoders ({known}) "
+                f"or {BEST}"
+            )
+
+    def _require_sampler(self) -> None:
+        best = [v for v in self.cells.variants if self.recipes_of(v)]
+        if best and self.search.sampler == "cmaes":
+            raise ValueError(
+                f"search.sampler: found cmaes, which searches numbers only, with {best[0]}; "
+                f"expected tpe, gp, nsga2 or random"
             )
 
     def _require_size(self) -> None:
@@ -293,8 +327,9 @@ class Config(Section):
         strides = {"A": 4} if "A" in self.cells.variants else {}
         for variant in self.cells.variants:
             if variant != "A":
-                name = self.recipe(variant).architecture
-                strides[name] = ARCHITECTURES[name].stride
+                for recipe in self.encoders_of(variant):
+                    name = recipe.architecture
+                    strides[name] = ARCHITECTURES[name].stride
         for name, stride in sorted(strides.items(), key=lambda item: -item[1]):
             if size % stride:
                 raise ValueError(
@@ -310,6 +345,12 @@ class Config(Section):
                 f"a label ratio of 100, which leaves no unlabelled image; expected "
                 f"cells.label_ratios below 100"
             )
+
+
+def with_recipe(variant: str, recipe: str) -> str:
+    """A variant with one of `Config.recipes_of`: ``B2-best`` with ``masked`` is ``B2-masked``."""
+    base = variant.partition("-")[0]
+    return base if recipe == COMMON else f"{base}-{recipe}"
 
 
 def load_config(

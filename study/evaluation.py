@@ -8,7 +8,7 @@ every variant, so that variants can be compared pair by pair.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,12 @@ class Repeat:
     cell: Cell
     repeat: int
     lr: float
+    recipe: str | None = None  # where the search chose it
+
+    @property
+    def trained_as(self) -> Cell:
+        """What is trained."""
+        return self.cell.trained_as(self.recipe)
 
     def weights(self, run: Location) -> Location:
         """Where it leaves its weights until the best repeat is known."""
@@ -42,8 +48,15 @@ class Repeat:
 
     @property
     def fit_name(self) -> str:
-        """Names its checkpoint; a study that grows may choose another lr."""
-        return f"{self.cell.name}-repeat{self.repeat}-lr{self.lr!r}"
+        """Names its checkpoint; a study that grows may choose another point."""
+        recipe = f"-{self.recipe}" if self.recipe else ""
+        return f"{self.cell.name}-repeat{self.repeat}-lr{self.lr!r}{recipe}"
+
+
+def repeat_of(row: Mapping[str, Any]) -> Repeat:
+    """The repeat that a row of evaluations is of."""
+    cell = Cell(row["variant"], row["label_ratio"])
+    return Repeat(cell, row["repeat"], row["lr"], row.get("recipe"))
 
 
 def noise_levels(config: Config) -> tuple[float, ...]:
@@ -59,33 +72,34 @@ def noise_levels(config: Config) -> tuple[float, ...]:
 def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
     """What is still to be evaluated, the longest first so that none is left for the end.
 
-    A study that has grown may have chosen another learning rate: its cell is evaluated anew. A
+    A study that has grown may have chosen another configuration: its cell is evaluated anew. A
     cell whose model is gone has its best repeat run again, which leaves it. So has a repeat that
     lacks a test in noise.
     """
     rows = ledger.rows("evaluations")
-    done = {(row["cell"], row["repeat"], row["lr"]) for row in rows}
-    done -= set(_untested_in_noise(config, ledger))
+    done = {repeat_of(row) for row in rows} - set(_untested_in_noise(config, ledger))
     for name in {row["cell"] for row in rows}:
         if not (model_file(ledger.run, name).is_file() and card_file(ledger.run, name).is_file()):
             best = best_repeat([r for r in rows if r["cell"] == name], config.search.metric)
             assert best is not None
-            done.discard((name, best["repeat"], best["lr"]))
+            done.discard(repeat_of(best))
     for cell in sorted(cells_of(config), key=lambda cell: -cell.label_ratio):
         trials = [row for row in ledger.rows("trials") if row["cell"] == cell.name]
         chosen = winner(trials, config.search.metric)
-        for repeat in range(config.evaluation.repeats):
-            if chosen is not None and (cell.name, repeat, chosen["lr"]) not in done:
-                yield Repeat(cell, repeat, chosen["lr"])
+        if chosen is not None:
+            for repeat in range(config.evaluation.repeats):
+                one = Repeat(cell, repeat, chosen["lr"], chosen.get("recipe"))
+                if one not in done:
+                    yield one
 
 
-def _untested_in_noise(config: Config, ledger: Ledger) -> Iterator[tuple[str, int, float]]:
-    """Cell, repeat and lr of evaluations without all of the study's levels of noise."""
+def _untested_in_noise(config: Config, ledger: Ledger) -> Iterator[Repeat]:
+    """The evaluations without all of the study's levels of noise."""
     tested = {(row["cell"], row["repeat"], row["noise"]) for row in ledger.rows("robustness")}
     for row in ledger.rows("evaluations"):
         wanted = {(row["cell"], row["repeat"], level) for level in noise_levels(config)}
         if not wanted <= tested:
-            yield row["cell"], row["repeat"], row["lr"]
+            yield repeat_of(row)
 
 
 def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
@@ -104,7 +118,7 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     checkpoint = Checkpoint(material.run, repeat.fit_name)
     fitted = train_classifier(
         material,
-        cell,
+        repeat.trained_as,
         lr=repeat.lr,
         seed=seed,
         name=f"{cell.name}-repeat{repeat.repeat}",
@@ -125,7 +139,8 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     columns |= {"repeat": repeat.repeat}
     best = {name: ends.best[name] for name in ("val_loss", "val_acc", "val_f1")}
     tested = {name: float(trainer.callback_metrics[name]) for name in TEST_METRICS}
-    row = columns | {"seed": seed, "lr": repeat.lr, "epochs": len(ends.rows)}
+    row = columns | {"seed": seed, "lr": repeat.lr, "recipe": repeat.recipe}
+    row |= {"epochs": len(ends.rows)}
     row |= {"best_epoch": ends.best["epoch"], **best, **tested}
     return {
         "row": row | {"seconds": sum(epoch["seconds"] for epoch in ends.rows)},
@@ -178,7 +193,7 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
     others = [
         row
         for row in ledger.rows("evaluations")
-        if (row["cell"], row["lr"]) == (own["cell"], own["lr"]) and row["repeat"] != own["repeat"]
+        if repeat_of({**row, "repeat": repeat.repeat}) == repeat and row["repeat"] != own["repeat"]
     ]
     best = best_repeat([*others, own], material.config.search.metric)
     weights = repeat.weights(material.run)
@@ -189,7 +204,7 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
             "checksum": digest(content),
             "species": list(material.species),
             "image_size": material.images.image_size,
-            "recipe": material.config.recipe(repeat.cell.variant).model_dump(),
+            "recipe": material.config.recipe(repeat.trained_as.variant).model_dump(),
         }
         card_file(material.run, repeat.cell.name).write_text(seal_json(card))
     for table, rows in (

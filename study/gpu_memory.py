@@ -66,7 +66,9 @@ def _networks(material: Material) -> Iterator[tuple[Any, Any, Any]]:
 
     config, classes = material.config, len(material.species)
     size = config.data.image_size
-    recipes = dict.fromkeys(config.recipe(variant) for variant in config.cells.variants)
+    recipes = dict.fromkeys(
+        recipe for variant in config.cells.variants for recipe in config.encoders_of(variant)
+    )
     semi = any(cell.kind.semi for cell in cells_of(config))
     batch = config.training.batch_size + semi * config.semi.unlabelled_per_step
     for variant, recipe in [("A", config.encoder), *(("B0", recipe) for recipe in recipes)]:

@@ -115,7 +115,7 @@ class Progress:
             str(states.count("PRUNED") or ""),
             str(states.count("FAIL") or ""),
             "" if value is None else f"{value:.3f}",
-            f"{best['lr']:.1e}" if best else "",
+            f"{best['lr']:.1e} {best.get('recipe') or ''}".rstrip() if best else "",
         ]
 
     def _rate(self) -> str:

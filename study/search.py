@@ -112,10 +112,14 @@ class CellSearch:
 
     def replay(self, row: Row, values: Mapping[int, float]) -> None:
         """A finished trial from the records, with its value at each epoch."""
-        number, _ = self.ask({h.name: row[h.name] for h in self.space})
+        number, _ = self.ask(self.point_of(row))
         for epoch, value in values.items():
             self.report(number, epoch, value)
         self.tell(number, row["state"], row[self.search.metric])
+
+    def point_of(self, row: Row) -> Point:
+        """What a trial on record was tried with."""
+        return {h.name: row[h.name] for h in self.space}
 
     def _begin(self) -> int:
         """The number of a trial that begins now."""
@@ -159,11 +163,17 @@ class Trial:
     cell: Cell
     lr: float
     seed: int
+    recipe: str | None = None  # where the cell searches it
+
+    @property
+    def trained_as(self) -> Cell:
+        """What is trained."""
+        return self.cell.trained_as(self.recipe)
 
     @property
     def fit_name(self) -> str:
-        """Names its checkpoint; a trial whose record was lost may come again with another lr."""
-        return f"{self.trial_id}-lr{self.lr!r}"
+        """Names its checkpoint; a trial whose record was lost may come again at another point."""
+        return f"{self.trial_id}-lr{self.lr!r}{f'-{self.recipe}' if self.recipe else ''}"
 
 
 class StudySearch:
@@ -179,9 +189,9 @@ class StudySearch:
         self.config, self.ledger, self.ready = config, ledger, ready
         self.metric = config.search.metric
         self.cells = cells_of(config)
-        space = searched(config)
         self.searches = {
-            c: CellSearch(c.name, space, config.search, config.seed) for c in self.cells
+            c: CellSearch(c.name, searched(config, c.variant), config.search, config.seed)
+            for c in self.cells
         }
         self.rungs = {c: self._new_rungs() for c in self.cells}
         self.stopped = False  # no new trial, and running ones end at their next epoch
@@ -229,7 +239,8 @@ class StudySearch:
     def _new_trial(self, cell: Cell) -> Trial:
         number, point = self.searches[cell].ask()
         trial_id = cell.trial_id(number)
-        trial = Trial(trial_id, cell, point["lr"], seed_for(self.config.seed, "trial", trial_id))
+        seed = seed_for(self.config.seed, "trial", trial_id)
+        trial = Trial(trial_id, cell, seed=seed, **point)
         self.ledger.put("trials", self._row(trial, "RUNNING"))
         return trial
 
@@ -304,7 +315,7 @@ class StudySearch:
             self.end(trial)
         for _ in range(self.config.search.trials - self.started(cell)):
             number, point = self.searches[cell].ask()
-            trial = Trial(cell.trial_id(number), cell, point["lr"], 0)
+            trial = Trial(cell.trial_id(number), cell, seed=0, **point)
             self.fail(trial, error)
             self.end(trial)
 
@@ -328,7 +339,8 @@ class StudySearch:
         epochs = list(epochs)
         best = best_epoch(epochs, self.metric) or {}
         row: Row = {"trial_id": trial.trial_id, **_cell_columns(trial.cell), "lr": trial.lr}
-        row |= {"seed": trial.seed, "state": state, "node": node, "error": error}
+        row |= {"recipe": trial.recipe, "seed": trial.seed}
+        row |= {"state": state, "node": node, "error": error}
         row |= {"epochs": len(epochs), "seconds": sum(epoch["seconds"] or 0.0 for epoch in epochs)}
         row |= {name: best.get(name) for name in ("val_loss", "val_acc", "val_f1")}
         return row | {"best_epoch": best.get("epoch")}
@@ -355,10 +367,10 @@ class StudySearch:
             self.searches[cell].replay(row, values)
             self._history.pop(row["trial_id"], None)
             return
-        number, point = self.searches[cell].ask({"lr": row["lr"]})
+        number, point = self.searches[cell].ask(self.searches[cell].point_of(row))
         for epoch, value in values.items():
             self.searches[cell].report(number, epoch, value)
-        self._interrupted.append(Trial(row["trial_id"], cell, point["lr"], row["seed"]))
+        self._interrupted.append(Trial(row["trial_id"], cell, seed=row["seed"], **point))
 
 
 class OptunaFile:

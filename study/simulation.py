@@ -20,7 +20,7 @@ from statistics import fmean
 import numpy as np
 
 from data.storage import Location
-from study.cells import Cell, cells_of
+from study.cells import Cell, cells_of, trained_cells
 from study.choosing import is_better
 from study.config import Config
 from study.evaluation import Repeat, repeats_to_run
@@ -210,7 +210,7 @@ class Simulation:
             searched = self.now
             self._idle["task"] = self._workers["task"]
             self._waiting = list(repeats_to_run(self.config, self.ledger))
-            cells = [one.cell for one in self._waiting]
+            cells = [one.trained_as for one in self._waiting]
             self._want(cells, range(self.config.evaluation.repeats))
             self._until_idle(self._fill_evaluation)
         wall = self.now + self.overhead.fixed
@@ -251,11 +251,12 @@ class Simulation:
         self._idle[kind] += 1
 
     def _ready(self, cell: Cell, repeat: int | None = None) -> bool:
-        return encoder_key(self.config, cell, repeat) in self._made
+        cells = trained_cells(self.config, cell)
+        return all(encoder_key(self.config, one, repeat) in self._made for one in cells)
 
     def _want(self, cells: list[Cell] | tuple[Cell, ...], repeats: list[None] | range) -> None:
         for repeat in repeats:
-            for cell in cells:
+            for cell in [t for one in cells for t in trained_cells(self.config, one)]:
                 key = encoder_key(self.config, cell, repeat)
                 if key is not None and key not in self._known:
                     self._known.add(key)
@@ -298,7 +299,7 @@ class Simulation:
 
     def _fill_evaluation(self) -> None:
         self._fill_encoders()
-        for one in [one for one in self._waiting if self._ready(one.cell, one.repeat)]:
+        for one in [one for one in self._waiting if self._ready(one.trained_as, one.repeat)]:
             if not self._free:
                 return
             self._waiting.remove(one)

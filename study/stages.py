@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from data.storage import InputError, Location, StorageError
-from study.cells import Cell, cells_of
+from study.cells import Cell, cells_of, trained_cells
 from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
-from study.evaluation import Repeat, evaluate, noise_levels, record, repeats_to_run
+from study.evaluation import Repeat, evaluate, noise_levels, record, repeat_of, repeats_to_run
 from study.features import (
     CONTROLS,
     cluster_in_noise,
@@ -108,7 +108,7 @@ class Stages:
         self.cells = cells_of(self.config)
         self.capacity = Capacity(self.config)
         self.pool = EncoderPool(material, ledger, self.capacity)
-        self.search = StudySearch(self.config, ledger, lambda cell: self.pool.ready(cell, None))
+        self.search = StudySearch(self.config, ledger, self.encoders_are_ready)
         self.database = OptunaFile(material.run)
         limit = self.config.search.max_seconds
         self.deadline = None if limit is None else time.monotonic() + limit
@@ -157,7 +157,7 @@ class Stages:
     def pretrain_and_search(self) -> None:
         self.progress.enter("search", self._encoders_in_work)
         if not self.search.finished:
-            self.pool.want(self.cells, [None])
+            self.pool.want(self.trained_cells, [None])
         while not self.search.finished:
             # Trials that need no encoder run beside its pretraining, if there is room for both.
             while self.pool.in_work and (self.capacity.slots() == 1 or not self.search.can_start):
@@ -181,11 +181,19 @@ class Stages:
         """Slots that no encoder is pretrained on, or Tune's actors would take and keep them."""
         return max(1, self.capacity.slots() - self.pool.in_flight)
 
+    @property
+    def trained_cells(self) -> list[Cell]:
+        """The cells, and for those whose recipe is searched all that they may be trained as."""
+        return [one for cell in self.cells for one in trained_cells(self.config, cell)]
+
+    def encoders_are_ready(self, cell: Cell) -> bool:
+        return all(self.pool.ready(one, None) for one in trained_cells(self.config, cell))
+
     def search_tick(self) -> None:
         self.tick()
         for cell in self.cells if self.pool.failed else ():
-            reason = self.pool.failure(cell, None)
-            if reason is not None:
+            reasons = (self.pool.failure(one, None) for one in trained_cells(self.config, cell))
+            for reason in [reason for reason in reasons if reason is not None][:1]:
                 self.search.give_up(cell, reason)
 
     def evaluate(self) -> None:
@@ -194,14 +202,14 @@ class Stages:
         self.progress.enter(
             "final evaluation", lambda: f"{len(self.ledger.rows('evaluations'))}/{total} repeats"
         )
-        self.pool.want([one.cell for one in waiting], range(self.config.evaluation.repeats))
+        self.pool.want([one.trained_as for one in waiting], range(self.config.evaluation.repeats))
         tasks = Tasks(evaluate, self.capacity)
         while waiting or len(tasks):
-            for one in [one for one in waiting if self.pool.ready(one.cell, one.repeat)]:
+            for one in [one for one in waiting if self.pool.ready(one.trained_as, one.repeat)]:
                 waiting.remove(one)
                 tasks.add(one, self.material, one)
             for one in list(waiting):
-                reason = self.pool.failure(one.cell, one.repeat)
+                reason = self.pool.failure(one.trained_as, one.repeat)
                 if reason is not None:
                     waiting.remove(one)
                     self.failures[one.cell.name] = reason
@@ -218,9 +226,9 @@ class Stages:
 
     def extract_features(self) -> None:
         """Of all images, those of test among them, so only after a final evaluation."""
-        self.pool.want(self.cells, [None])
+        self.pool.want(self.trained_cells, [None])
         for row in self.ledger.rows("evaluations"):  # of a session before this one, too
-            self.pool.want([Cell(row["variant"], row["label_ratio"])], [row["repeat"]])
+            self.pool.want([repeat_of(row).trained_as], [row["repeat"]])
         if not self.pool.plans or self.config.evaluation.repeats == 0:
             return
         self.progress.enter("features", self._encoders_in_work)

@@ -53,7 +53,7 @@ def run_trial(config: dict[str, Any], material: Material) -> None:
     try:
         train_classifier(
             material,
-            trial.cell,
+            trial.trained_as,
             lr=trial.lr,
             seed=trial.seed,
             name=trial.trial_id,
@@ -179,8 +179,7 @@ class CellSearcher(_Stateless, Searcher):
             return None
         self.running[trial_id] = trial
         cell = {"variant": trial.cell.variant, "label_ratio": trial.cell.label_ratio}
-        plain = {"trial_id": trial.trial_id, "lr": trial.lr, "seed": trial.seed, "cell": cell}
-        return {"trial": plain}
+        return {"trial": {**vars(trial), "cell": cell}}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -49,6 +49,7 @@ TRIAL_COLUMNS = [
     "seconds",
     "node",
     "error",
+    "recipe",
 ]
 CELLS = {f"{v}@{r}" for v in ("A", "B0", "B1", "B2") for r in (50, 100)}
 pytestmark = pytest.mark.timeout(600)
