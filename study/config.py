@@ -30,7 +30,7 @@ from pydantic import (
 from data.storage import InputError
 from models.registry import ARCHITECTURES, OBJECTIVES
 
-PRESETS = ("smoke", "quick", "paper", "full", "denoising", "rubric")
+PRESETS = ("smoke", "quick", "paper", "full", "denoising", "rubric", "encoders")
 VARIANT_NAMES = ("A", "B0", "B1", "B2", "C")
 BEST = "best"  # B2-best: the recipe is searched as well
 COMMON = "encoder"  # what the search calls the recipe of the section ``encoder``
