@@ -15,8 +15,8 @@ TEST_COLUMNS = [f"test_{name}{end}" for name in METRICS for end in ("", "_low", 
 SPENT = ["trials", "search_epochs", "search_seconds", "final_epochs", "final_seconds"]
 TIMED = ["search_seconds", "final_seconds"]
 """Not in the written table: the same study gives the same table, to the digit."""
-TABLE_I = ["variant", "label_ratio", "labels", "n", "repeats", "lr", "recipe", "valid_labels"]
-TABLE_I += [*SPENT, *TEST_COLUMNS, "reason"]
+TABLE_I = ["variant", "label_ratio", "labels", "n", "repeats", "lr", "valid_labels"]
+TABLE_I += [*SPENT, *TEST_COLUMNS, "reason", "recipe"]
 HEADINGS = {"loss": "Loss", "acc": "Accuracy", "f1": "F1", "precision": "Precision"}
 HEADINGS["recall"] = "Recall"
 

@@ -28,7 +28,7 @@ def _table(folder: Path, **changes: object) -> pd.DataFrame:
 
 def test_a_row_a_cell_with_exactly_the_columns(tmp_path: Path) -> None:
     table = _table(tmp_path / "run", trials=4)
-    assert list(table) == [*COLUMNS.split(), "reason"]
+    assert list(table) == [*COLUMNS.split(), "reason", "recipe"]
     assert list(zip(table["label_ratio"], table["variant"], strict=True)) == [
         (ratio, variant) for ratio in (10, 25, 50, 75, 100) for variant in ("A", "B0", "B1", "B2")
     ]
