@@ -99,6 +99,7 @@ _MOST_ACROSS = 3
 _LOSS_LINES: Any = ((BLUE, "-", "training images"), (RED, (0, (4, 2)), "validation images"))
 _NATS = "−ELBO, nats per image"
 _UNITS = {"variational": _NATS, "denoising_variational": _NATS}
+_UNITS["instance"] = "cross entropy (nats)"
 _UNITS |= dict.fromkeys(("reconstruction", "denoising", "masked"), "mean squared error")
 
 
