@@ -1,4 +1,4 @@
-"""What the figures say, in three sentences that follow from them and from nothing else.
+"""What the figures say, in a few sentences that follow from them and from nothing else.
 
 "Not decided by this data" is an answer. A difference counts as decided where its p-value, after
 Holm over all ratios and contrasts, is under 0.05.
@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.contrasts import SURE
 from analysis.leaderboard import METRIC_NAMES, winners
-from analysis.load import Run, cell_name
+from analysis.load import Run, cell_name, is_best
 from analysis.power import what_would_decide
 
 
@@ -30,8 +30,9 @@ def answer(
     if table.empty or table["test_acc"].isna().all():
         return _without_test(run)
     parts = [
-        _pretraining(run, differences, power),
+        *_pretraining(run, differences, power),
         _fine_tuning(run, differences, power),
+        *_unlabelled(run, differences, power),
         _levels(run, table),
         *_chosen_recipes(table),
     ]
@@ -55,15 +56,33 @@ def _without_test(run: Run) -> list[str]:
     return [*sentences, "Whether pretraining helps is not decided by this data."]
 
 
-def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> str:
+def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
+    """A sentence; where only encoders with a recipe are pretrained, one for each of them."""
     missing = [each for each in ("B2", "B0") if each not in run.variants]
+    if missing == ["B2"]:
+        others = [v for v in run.variants if v.startswith("B2-") and not is_best(v)]
+        if others:
+            return [_pretraining_by(v, differences, power) for v in others]
     if missing:
-        return (
+        return [
             f"Whether pretraining helps is not decided by this data: the study has no "
             f"{' and no '.join(missing)}, and pretraining's effect is B2 − B0, the same network "
             "with and without pretrained weights."
-        )
-    return _verdict(differences, "B2−B0", "Pretraining (B2 − B0)", power)
+        ]
+    return [_verdict(differences, "B2−B0", "Pretraining (B2 − B0)", power)]
+
+
+def _pretraining_by(variant: str, differences: pd.DataFrame, power: pd.DataFrame | None) -> str:
+    recipe = variant.partition("-")[2]
+    what = f"Pretraining ({recipe}: {variant} − B0)"
+    return _verdict(differences, f"{variant}−B0", what, power)
+
+
+def _unlabelled(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
+    if not {"C", "B0"} <= set(run.variants):
+        return []
+    what = "Learning from the unlabelled images besides (C − B0)"
+    return [_verdict(differences, "C−B0", what, power)]
 
 
 def _fine_tuning(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> str:

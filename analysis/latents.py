@@ -271,7 +271,7 @@ def score_features(features: np.ndarray, files: pd.DataFrame) -> Scores:
     scaled = (features - centre) / np.where(spread > 0, spread, 1)
     neighbours = KNeighborsClassifier(min(5, len(train)), metric="cosine")
     neighbours.fit(features[train], species[train])
-    probe = LogisticRegression(C=0.01, max_iter=300).fit(scaled[train], species[train])
+    probe = LogisticRegression(C=0.01, max_iter=2000).fit(scaled[train], species[train])
     return Scores(
         float((neighbours.predict(features[valid]) == species[valid]).mean()),
         float((probe.predict(scaled[valid]) == species[valid]).mean()),

@@ -27,7 +27,7 @@ SPECIES += [
     "Zebra longwing",
 ]
 STARTED = 1_772_359_200.0  # seconds since 1970
-_GAIN = {"A": 0.0, "B0": -0.02, "B1": 0.03, "B2": 0.08}
+_GAIN = {"A": 0.0, "B0": -0.02, "B1": 0.03, "B2": 0.08, "C": 0.06}
 
 
 def write_run(
@@ -178,7 +178,7 @@ def _labels(
 
 
 def _accuracy(variant: str, ratio: int) -> float:
-    gain = _GAIN[variant[:2]] * (1 if variant == "A" else 1.6 - ratio / 100)
+    gain = _GAIN[variant.partition("-")[0]] * (1 if variant == "A" else 1.6 - ratio / 100)
     return 0.25 + 0.2 * np.log10(ratio) + gain
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from records_example import write_run
@@ -57,3 +59,14 @@ def test_numbers_in_words() -> None:
     assert percents([25, 10, 50]) == "10, 25 and 50 %"
     assert percents([10]) == "10 %"
     assert minus("-0.5 to -.25, fine-tuning, 1e-4") == "−0.5 to −.25, fine-tuning, 1e−4"
+
+
+def test_pretraining_by_a_recipe_and_the_unlabelled_images_are_answered(
+    tmp_path: Path,
+) -> None:
+    variants = ("B0", "B2-masked", "C")
+    run = write_run(tmp_path / "run", ratios=(10,), trials=2, encoders=0, variants=variants)
+    results = Results(load(run))
+    first, *_, unlabelled, _ = [s.replace("\xa0", " ") for s in results.answer]
+    assert first.startswith("Pretraining (masked: B2-masked − B0)")
+    assert unlabelled.startswith("Learning from the unlabelled images besides (C − B0)")

@@ -262,8 +262,9 @@ def test_only_what_is_not_yet_evaluated_is_run(material: Material, tmp_path: Pat
         for kind in ("json", "safetensors"):
             (tmp_path / "models").mkdir(exist_ok=True)
             (tmp_path / "models" / f"{cell}.{kind}").touch()
-    ledger.put("evaluations", {"cell": "A@100", "repeat": 0, "lr": 7e-3})
-    ledger.put("evaluations", {"cell": "A@50", "repeat": 0, "lr": 2e-3})
+    for ratio, lr in [(100, 7e-3), (50, 2e-3)]:
+        cell = {"cell": f"A@{ratio}", "variant": "A", "label_ratio": ratio}
+        ledger.put("evaluations", cell | {"repeat": 0, "lr": lr})
     again = [one.cell.name for one in repeats_to_run(material.config, ledger)]
     assert again == ["A@50"], "another learning rate has won since"
 
