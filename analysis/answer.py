@@ -31,7 +31,7 @@ def answer(
         return _without_test(run)
     parts = [
         *_pretraining(run, differences, power),
-        _fine_tuning(run, differences, power),
+        *_fine_tuning(run, differences, power),
         *_unlabelled(run, differences, power),
         _levels(run, table),
         *_chosen_recipes(table),
@@ -85,17 +85,17 @@ def _unlabelled(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None)
     return [_verdict(differences, "C−B0", what, power)]
 
 
-def _fine_tuning(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> str:
-    if not {"B1", "B2"} <= set(run.variants):
-        return (
-            "Whether fine-tuning beats a frozen encoder is not asked: B1 or B2 is not in the study."
-        )
-    return _verdict(
-        differences,
-        "B2−B1",
-        "Fine-tuning the encoder instead of freezing it (B2 − B1)",
-        power,
-    )
+def _fine_tuning(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
+    """A sentence; where only encoders with a recipe are frozen, one for each of them."""
+    if {"B1", "B2"} <= set(run.variants):
+        what = "Fine-tuning the encoder instead of freezing it (B2 − B1)"
+        return [_verdict(differences, "B2−B1", what, power)]
+    pairs = [(v, f"B1{v[2:]}") for v in run.variants if v.startswith("B2-") and not is_best(v)]
+    return [
+        _verdict(differences, f"{tuned}−{frozen}", f"Fine-tuning ({tuned} − {frozen})", power)
+        for tuned, frozen in pairs
+        if frozen in run.variants
+    ] or ["Whether fine-tuning beats a frozen encoder is not asked: B1 or B2 is not in the study."]
 
 
 def _verdict(
@@ -118,10 +118,13 @@ def _verdict(
     undecided = rows[~sure]
     if len(undecided) == len(rows):
         widest = _largest(undecided)
+        which, where = "", ""
+        if len(rows) > 1:
+            which, where = "largest ", f", at {widest['label_ratio']:g} %"
         return (
             f"{what}: its effect on test accuracy is not decided by this data at "
-            f"{percents(rows['label_ratio'])} labels; the largest difference is "
-            f"{_points(widest)}, at {widest['label_ratio']:g} %{_needed(power, widest)}."
+            f"{percents(rows['label_ratio'])} labels; the {which}difference is "
+            f"{_points(widest)}{where}{_needed(power, widest)}."
         )
     if len(undecided):
         parts.append(f"is not decided by this data at {percents(undecided['label_ratio'])}")

@@ -74,6 +74,7 @@ def asked(scores: Iterable[str]) -> list[Contrast]:
             own = f"B0-{recipe}"
             found.append(Contrast(name, own, f"pretraining ({recipe})"))
             found.append(Contrast(name, "B0", f"pretraining ({recipe})"))
+            found.append(Contrast(name, f"B1-{recipe}", f"fine-tuning ({recipe})"))
         if base == "C":
             found.append(Contrast(name, f"B0-{recipe}", "the unlabelled images in training"))
         if base == "pretrained":

@@ -6,13 +6,14 @@ A question is answered ``yes`` or ``no`` where a difference is decided (`analysi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from analysis.answer import minus, percents
 from analysis.contrasts import PROBE, SURE, Pairs, change_with_labels
-from analysis.load import Run
+from analysis.load import Run, is_best
 from analysis.power import what_would_decide
 
 COLUMNS = ["name", "question", "verdict", "text"]
@@ -38,7 +39,7 @@ def hypotheses(
         power: what would decide them.
     """
     rows = []
-    for contrast, question in _QUESTIONS.items():
+    for contrast, question in _questions(run):
         of_contrast = differences[differences["contrast"] == contrast]
         if contrast == UNLABELLED and "C" not in run.variants:
             continue  # an addition to the paper's variants
@@ -50,6 +51,18 @@ def hypotheses(
         rows.append((contrast, question, overall(of_contrast), _text(of_contrast, needed)))
     rows.insert(1, _few_labels(compared))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _questions(run: Run) -> Iterator[tuple[str, str]]:
+    """`_QUESTIONS`; where only encoders with a recipe are fine-tuned, B2's for each of them."""
+    recipes = [v.partition("-")[2] for v in run.variants if v.startswith("B2-") and not is_best(v)]
+    for contrast, question in _QUESTIONS.items():
+        if not contrast.startswith("B2") or "B2" in run.variants or not recipes:
+            yield contrast, question
+            continue
+        for recipe in recipes:
+            own = contrast.replace("B2", f"B2-{recipe}").replace("B1", f"B1-{recipe}")
+            yield own, question.replace("?", f" ({recipe})?")
 
 
 def _not_asked(run: Run, contrast: str) -> str:
@@ -91,8 +104,8 @@ def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
 def _undecided(rows: pd.DataFrame, needed: pd.DataFrame, whole: bool) -> str:
     start = "Not decided by this data" + ("" if whole else f" at {percents(rows['label_ratio'])}")
     widest = rows.iloc[int(rows["difference"].abs().argmax())]
-    text = f"{start}; the largest difference there is {in_points(widest)}, at "
-    text += f"{widest['label_ratio']:g} % labels."
+    largest = "largest difference there" if len(rows) > 1 else "difference"
+    text = f"{start}; the {largest} is {in_points(widest)}, at {widest['label_ratio']:g} % labels."
     known = needed[needed["label_ratio"] == widest["label_ratio"]]
     return f"{text} {what_would_decide(known.iloc[0].to_dict())}" if len(known) else text
 

@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from analysis import charts, course, figures, tables
+from analysis.answer import minus
 from analysis.cells import value, word
 from analysis.importance import importance
 from analysis.leaderboard import METRIC_NAMES, epochs, leaderboard, trial_name, winners
@@ -115,6 +116,6 @@ def _add_importance(section: Section, run: Run) -> None:
     )
     section.figure(draw("importance", caption, figures.importance(found.shares), "auto"))
     text = Markup("The forest explains {} of the variance of trials that it had not seen{}.")
-    explained = keyed(f"{100 * found.explained:.0f}\xa0%", "importance explained")
+    explained = keyed(minus(f"{100 * found.explained:.0f}\xa0%"), "importance explained")
     doubt = "; under a half, its shares mean little" if found.explained < 0.5 else ""
     section.note(text.format(explained, doubt))

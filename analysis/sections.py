@@ -36,9 +36,10 @@ def headline(shown: Shown) -> Picture | None:
     table = shown.results.table
     if table.empty or not (table["test_acc"].notna() & table["labels"].notna()).any():
         return None
+    intervals = "Bands" if table["label_ratio"].nunique() > 1 else "Bars"
     caption = (
-        "Test accuracy against labelled training images. Bands: 95 % intervals. Bands that "
-        "overlap do not mean that there is no difference: see Differences. Counted are training "
-        f"labels, {tables.validation_note(shown.run)}."
+        f"Test accuracy against labelled training images. {intervals}: 95 % intervals. "
+        f"{intervals} that overlap do not mean that there is no difference: see Differences. "
+        f"Counted are training labels, {tables.validation_note(shown.run)}."
     )
     return draw("label_efficiency", caption, figures.label_efficiency(table), "27rem")

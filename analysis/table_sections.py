@@ -99,7 +99,8 @@ def _conditional(run: Run) -> str:
 
 
 def _add_paper(section: Section, paper: pd.DataFrame) -> None:
-    if paper.empty:
+    """Nothing where the study has none of the paper's cells."""
+    if paper.filter(like="ours_").isna().all(axis=None):
         return
     metrics = ("acc", "f1", "precision", "recall")
     names = ["<Variant", "Labels", *("paper", "as paper", "ours") * len(metrics)]
@@ -194,8 +195,8 @@ def efficiency_section(shown: Shown) -> Section | None:
     """Every metric against labels, and how many labels pretraining saves."""
     table, saved = shown.results.table, shown.results.labels_saved
     data = charts.efficiency(table) if len(table) else {"lines": []}
-    if not data["lines"]:
-        return None
+    if not data["lines"] or table["label_ratio"].nunique() == 1:
+        return None  # of one ratio the picture beside the answer tells all
     section = Section("label-efficiency", "Label efficiency")
     section.chart("efficiency", data)
     if len(saved):

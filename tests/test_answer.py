@@ -70,3 +70,14 @@ def test_pretraining_by_a_recipe_and_the_unlabelled_images_are_answered(
     first, *_, unlabelled, _ = [s.replace("\xa0", " ") for s in results.answer]
     assert first.startswith("Pretraining (masked: B2-masked − B0)")
     assert unlabelled.startswith("Learning from the unlabelled images besides (C − B0)")
+
+
+def test_fine_tuning_of_a_recipe_is_answered(tmp_path: Path) -> None:
+    variants = ("B0", "B1-masked", "B2-masked")
+    run = write_run(tmp_path / "run", ratios=(10,), trials=2, encoders=0, variants=variants)
+    results = Results(load(run))
+    sentences = [s.replace("\xa0", " ") for s in results.answer]
+    assert sentences[1].startswith("Fine-tuning (B2-masked − B1-masked)")
+    questions = results.hypotheses.set_index("name")["question"]
+    assert questions["B2-masked−B0"] == "Does pretraining help the fine-tuned network (masked)?"
+    assert "B2-masked−B1-masked" in questions
