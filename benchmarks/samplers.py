@@ -10,7 +10,7 @@ the rate of its winner (by validation, its own noise included) is worth less tha
 After each trial the winner so far is taken, which gives regret against epochs. A study has the
 table's six cells and counts once, at their mean.
 
-    python benchmarks/samplers.py     # 10 minutes, most of them the Gaussian process
+    python benchmarks/samplers.py     # 7 minutes, most of them the Gaussian process
 
 "pruned unseen" shows the sampler a pruned trial as Optuna does: not at all. "population n" is
 NSGA-II with generations of n.
