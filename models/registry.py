@@ -20,17 +20,19 @@ class Architecture:
     Attributes:
         module, name: of the class; it is built with the settings that its constructor names.
         stride: height and width of an image must be multiples of it.
+        any_size: its classifiers take images of several sizes, as they average its maps.
     """
 
     module: str
     name: str
     stride: int
+    any_size: bool = False
 
 
 ARCHITECTURES = {
     "unet": Architecture("models.autoencoders", "UNetEncoder", 8),
     "dense": Architecture("models.dense", "DenseEncoder", 1),
-    "residual": Architecture("models.residual", "ResidualEncoder", 16),
+    "residual": Architecture("models.residual", "ResidualEncoder", 16, any_size=True),
     "transformer": Architecture("models.transformer", "TransformerEncoder", 8),
 }
 

@@ -100,8 +100,7 @@ class FixMatchModule(ClassifierModule):
         decay: of the moving average, in (0, 1).
         weight_decay: AdamW's, for matrices and kernels only.
         cosine: the learning rate rises over the first 5 % of the steps and then falls to 0.
-        view_size: pixels a side of all training views; None: the images' own size. Networks that
-            pool learn faster on smaller ones.
+        view_size: pixels a side of all training views; None: the images' own size.
         seed: of the views.
 
     Attributes:
@@ -131,6 +130,7 @@ class FixMatchModule(ClassifierModule):
             num_classes,
             lr,
             augment=labelled or weak,
+            view_size=view_size,
             cosine=cosine,
             decay=decay,
             weight_decay=weight_decay,
@@ -140,7 +140,7 @@ class FixMatchModule(ClassifierModule):
             raise ValueError("decay 0: expected more, as the average names the images")
         self.pseudo_labels = PseudoLabels(label_counts, threshold)
         self.weak, self.strong, self.labelled = weak, strong, labelled or weak
-        self.unlabelled_weight, self.view_size = unlabelled_weight, view_size
+        self.unlabelled_weight = unlabelled_weight
         self._train_sure = _RunningMean()
 
     def on_train_epoch_start(self) -> None:

@@ -174,6 +174,9 @@ class Training(Section):
     max_epochs: int = Field(30, ge=1)
     patience: int = Field(5, ge=1)
     augment: Literal["none", "light", "strong"] = "none"
+    view_size: Annotated[int, Field(ge=16)] | None = (
+        None  # pixels of augmented views, where smaller
+    )
     schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate, over max_epochs
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weights' moving average
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -330,11 +333,35 @@ class Config(Section):
                 for recipe in self.encoders_of(variant):
                     name = recipe.architecture
                     strides[name] = ARCHITECTURES[name].stride
+        view = self.training.view_size
         for name, stride in sorted(strides.items(), key=lambda item: -item[1]):
-            if size % stride:
-                raise ValueError(
-                    f"data.image_size: found {size}, expected a multiple of {stride} for {name}"
-                )
+            for key, pixels in (("data.image_size", size), ("training.view_size", view)):
+                if pixels is not None and pixels % stride:
+                    raise ValueError(
+                        f"{key}: found {pixels}, expected a multiple of {stride} for {name}"
+                    )
+        if view is not None:
+            self._require_views(view, size, strides)
+
+    def _require_views(self, view: int, size: int, architectures: Iterable[str]) -> None:
+        if view > size:
+            raise ValueError(
+                f"training.view_size: found {view}, expected at most data.image_size = {size}"
+            )
+        if self.training.augment == "none":
+            raise ValueError(
+                f"training.view_size: found {view} with training.augment none, which makes no "
+                "views; expected light or strong"
+            )
+        fixed = [
+            n for n in architectures if n not in ARCHITECTURES or not ARCHITECTURES[n].any_size
+        ]
+        if fixed and view < size:
+            able = ", ".join(n for n, a in ARCHITECTURES.items() if a.any_size)
+            raise ValueError(
+                f"training.view_size: found {view} with {fixed[0]}, which takes images of one "
+                f"size, {size}; expected encoders of {able} alone"
+            )
 
     def _require_unlabelled(self, variant: str) -> None:
         unlabelled = self.recipe(variant).pretrain_on == "unlabelled"

@@ -142,6 +142,7 @@ def _module(
     training = config.training
     options: dict[str, Any] = {
         "augment": AUGMENTATIONS.get(training.augment),
+        "view_size": training.view_size,
         "cosine": training.schedule == "cosine",
         "decay": training.average,
         "weight_decay": training.weight_decay,

@@ -91,6 +91,23 @@ def test_a_wrong_value_is_one_line_with_key_found_and_expected(
     assert expected in line
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["training.view_size=24"], "found 24, expected a multiple of 16 for residual"),
+        (["training.view_size=96"], "found 96, expected at most data.image_size = 64"),
+        (["training.augment=none"], "found 32 with training.augment none"),
+        (["encoder.architecture=unet"], "found 32 with unet, which takes images of one size, 64"),
+        (["cells.variants=[A, B0]"], "found 32 with A, which takes images of one size, 64"),
+    ],
+)
+def test_views_smaller_than_the_images_fit_the_networks(overrides: list[str], said: str) -> None:
+    fits = ["training.view_size=32", "training.augment=light", "data.image_size=64"]
+    fits += ["cells.variants=[B0, C]", "encoder.architecture=residual"]
+    assert load_config("quick", fits).training.view_size == 32
+    assert problem(*fits, *overrides).startswith(f"quick: training.view_size: {said}")
+
+
 def test_unlabelled_pretraining_needs_unlabelled_images() -> None:
     line = problem("encoder.pretrain_on=unlabelled")
     assert line.startswith("quick: encoder.pretrain_on: found unlabelled")

@@ -14,6 +14,7 @@ import wandb
 
 import study.trial
 from data.storage import Location
+from models.residual import ResidualEncoder
 from models.semisupervised import FixMatchModule
 from models.weights import from_bytes
 from study.cells import VARIANTS, Cell, Variant
@@ -363,3 +364,25 @@ def test_c_trains_on_unlabelled_images_and_never_sees_their_labels(
     assert batches[0] == {"labelled": (4, 3, 16, 16), "unlabelled": (24, 3, 16, 16)}
     _, control = train(made, "B0", 50)
     assert [row["train_loss"] for row in control] != [row["train_loss"] for row in first]
+
+
+def test_training_views_may_have_another_size_than_the_images(
+    make_material: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Larger here, as the packed images have 16 pixels, the least that the network takes."""
+    made = make_material(
+        cells={"variants": ["B0"]},
+        data={"image_size": 32},
+        encoder={"architecture": "residual", "width": 2},
+        training={"max_epochs": 1, "augment": "light", "view_size": 32},
+    )
+    seen: set[tuple[bool, int]] = set()
+    forward = ResidualEncoder.forward
+
+    def noted(encoder: ResidualEncoder, images: torch.Tensor) -> torch.Tensor:
+        seen.add((encoder.training, images.shape[-1]))
+        return forward(encoder, images)
+
+    monkeypatch.setattr(ResidualEncoder, "forward", noted)
+    train(made, "B0", 50)
+    assert seen == {(True, 32), (False, 16)}
