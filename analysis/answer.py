@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.contrasts import SURE
+from analysis.contrasts import SURE, by_recipe
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run, cell_name, is_best
 from analysis.power import what_would_decide
@@ -46,10 +46,12 @@ def _without_test(run: Run) -> list[str]:
     sentences = [f"There is no test result: {why}."]
     if len(won):
         best = won.iloc[0]
+        recipe = f" (encoder {best['recipe']})" if isinstance(best["recipe"], str) else ""
         score = f"{METRIC_NAMES[run.metric]} {best[run.metric]:.3f}"
         sentences.append(
             f"On the validation set the best cell is {best['cell']}, with {score} at a learning "
-            f"rate of {best['lr']:.1e}; the trial was chosen by that value, which flatters it."
+            f"rate of {best['lr']:.1e}{recipe}; the trial was chosen by that value, which "
+            "flatters it."
         )
     else:
         sentences.append("No trial has been completed.")
@@ -57,12 +59,16 @@ def _without_test(run: Run) -> list[str]:
 
 
 def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
-    """A sentence; where only encoders with a recipe are pretrained, one for each of them."""
+    """A sentence; where only encoders with a recipe are fine-tuned, one for each of them."""
+    recipes = by_recipe(run)
+    if recipes:
+        return [
+            _verdict(
+                differences, name, f"Pretraining ({recipe}: {name.replace('−', ' − ')})", power
+            )
+            for recipe, name in recipes
+        ]
     missing = [each for each in ("B2", "B0") if each not in run.variants]
-    if missing == ["B2"]:
-        others = [v for v in run.variants if v.startswith("B2-") and not is_best(v)]
-        if others:
-            return [_pretraining_by(v, differences, power) for v in others]
     if missing:
         return [
             f"Whether pretraining helps is not decided by this data: the study has no "
@@ -70,12 +76,6 @@ def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None
             "with and without pretrained weights."
         ]
     return [_verdict(differences, "B2−B0", "Pretraining (B2 − B0)", power)]
-
-
-def _pretraining_by(variant: str, differences: pd.DataFrame, power: pd.DataFrame | None) -> str:
-    recipe = variant.partition("-")[2]
-    what = f"Pretraining ({recipe}: {variant} − B0)"
-    return _verdict(differences, f"{variant}−B0", what, power)
 
 
 def _unlabelled(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
@@ -173,7 +173,8 @@ def _chosen_recipes(table: pd.DataFrame) -> list[str]:
     sentences = []
     for variant, rows in found.groupby("variant"):
         parts = [
-            f"{', '.join(f'{ratio:g} %' for ratio in sorted(own['label_ratio']))}: {recipe}"
+            f"{', '.join(f'{ratio:g} %' for ratio in sorted(own['label_ratio']))}: "
+            + ("the common one (encoder)" if recipe == "encoder" else str(recipe))
             for recipe, own in rows.groupby("recipe", sort=False)
         ]
         sentences.append(

@@ -6,13 +6,13 @@ difference is decided where its p-value, after Holm over all ratios and contrast
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis.load import cell_name
+from analysis.load import Run, cell_name, is_best
 from analysis.statistics import DRAWS, CellScores, Draws, Estimate, Paired, compare, holm, pair
 
 SURE = 0.05
@@ -56,30 +56,57 @@ CONTRASTS = (
 )
 
 
-def asked(scores: Iterable[str]) -> list[Contrast]:
+def asked(scores: Iterable[str], other_networks: Collection[str] = ()) -> list[Contrast]:
     """What is compared in a study: `CONTRASTS`, and the same for each encoder's recipe.
 
     Args:
         scores: the cells that have a result, as ``B2-denoising@10``.
+        other_networks: recipes whose network is not the common one's. Against that, they differ
+            in more than pretraining.
     """
     found = list(CONTRASTS)
     for name in sorted({cell.partition("@")[0] for cell in scores}):
         base, _, recipe = name.partition("-")
-        if not recipe:
+        if recipe:
+            found += _of_recipe(name, base, recipe, recipe in other_networks or is_best(name))
+    return found
+
+
+def _of_recipe(name: str, base: str, recipe: str, other: bool) -> list[Contrast]:
+    common = f"the encoder {recipe} instead of the common one"
+    alone = "another network, pretrained" if other else "pretraining"
+    found = []
+    if base in ("B1", "B2"):
+        found.append(Contrast(name, base, common))
+    if base == "B2":
+        found.append(Contrast(name, f"B0-{recipe}", f"pretraining ({recipe})"))
+        found.append(Contrast(name, "B0", f"{alone} ({recipe})", descriptive=other))
+        found.append(Contrast(name, f"B1-{recipe}", f"fine-tuning ({recipe})"))
+    if base == "C":
+        found.append(Contrast(name, f"B0-{recipe}", "the unlabelled images in training"))
+    if base == "pretrained":
+        effect = f"{alone} ({recipe}), frozen"
+        found.append(Contrast(name, base, common, probe=True))
+        found.append(Contrast(name, "random", effect, descriptive=other, probe=True))
+    return found
+
+
+def by_recipe(run: Run) -> list[tuple[str, str]]:
+    """(recipe, contrast): what pretraining does, in a study in which only recipes are fine-tuned.
+
+    A recipe is compared with its own untrained network, or with B0 where that is the same.
+    """
+    if "B2" in run.variants:
+        return []
+    found = []
+    for variant in run.variants:
+        base, _, recipe = variant.partition("-")
+        if base != "B2" or is_best(variant):
             continue
-        what = f"the encoder {recipe} instead of the common one"
-        if base in ("B1", "B2"):
-            found.append(Contrast(name, base, what))
-        if base == "B2":
-            own = f"B0-{recipe}"
-            found.append(Contrast(name, own, f"pretraining ({recipe})"))
-            found.append(Contrast(name, "B0", f"pretraining ({recipe})"))
-            found.append(Contrast(name, f"B1-{recipe}", f"fine-tuning ({recipe})"))
-        if base == "C":
-            found.append(Contrast(name, f"B0-{recipe}", "the unlabelled images in training"))
-        if base == "pretrained":
-            found.append(Contrast(name, base, what, probe=True))
-            found.append(Contrast(name, "random", f"pretraining ({recipe}), frozen", probe=True))
+        if f"B0-{recipe}" in run.variants:
+            found.append((recipe, f"{variant}−B0-{recipe}"))
+        elif "B0" in run.variants and recipe not in run.other_networks:
+            found.append((recipe, f"{variant}−B0"))
     return found
 
 
@@ -106,16 +133,21 @@ class Pairs:
 
 
 def pairs(
-    scores: Mapping[str, CellScores], draws: Draws, ratios: Sequence[int], metric: str = "acc"
+    scores: Mapping[str, CellScores],
+    draws: Draws,
+    ratios: Sequence[int],
+    metric: str = "acc",
+    other_networks: Collection[str] = (),
 ) -> Pairs:
     """Pair the cells of every contrast, wherever both have a result and share a repeat.
 
     Args:
         scores: by ``VARIANT@RATIO``, and by ``FEATURES@RATIO`` of the probes.
         ratios: label ratios, percent.
+        other_networks: as `asked` has it.
     """
     found = {}
-    for contrast in asked(scores):
+    for contrast in asked(scores, other_networks):
         for ratio in sorted(ratios):
             both = [scores.get(cell_name(each, ratio)) for each in (contrast.one, contrast.other)]
             one, other = both

@@ -33,6 +33,11 @@ def encoders_section(shown: Shown) -> Section | None:
     curves = shown.run.encoder_epochs.drop(denoising_curves(shown.run).index)
     if len(curves):
         caption = "Loss of each encoder against epochs of pretraining (Fig. 1)."
+        if "instance" in set(shown.run.encoders_made["objective"]):
+            caption += (
+                " Of instance, the training loss is that of telling an image from all others, the "
+                "validation loss from those of its batch: their distance means nothing."
+            )
         figure = figures.autoencoder_loss(curves, shown.run.encoders_made)
         section.figure(draw("fig1_autoencoder_loss", caption, figure, "26rem"))
     return section

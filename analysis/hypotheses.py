@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.answer import minus, percents
-from analysis.contrasts import PROBE, SURE, Pairs, change_with_labels
-from analysis.load import Run, is_best
+from analysis.contrasts import PROBE, SURE, Pairs, by_recipe, change_with_labels
+from analysis.load import Run
 from analysis.power import what_would_decide
 
 COLUMNS = ["name", "question", "verdict", "text"]
@@ -49,20 +49,31 @@ def hypotheses(
             continue
         needed = power[power["contrast"] == contrast]
         rows.append((contrast, question, overall(of_contrast), _text(of_contrast, needed)))
-    rows.insert(1, _few_labels(compared))
+    few = [_few_labels(compared, name) for _, name in by_recipe(run)]
+    rows[1:1] = few or [_few_labels(compared, PRETRAINING)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _questions(run: Run) -> Iterator[tuple[str, str]]:
-    """`_QUESTIONS`; where only encoders with a recipe are fine-tuned, B2's for each of them."""
-    recipes = [v.partition("-")[2] for v in run.variants if v.startswith("B2-") and not is_best(v)]
+    """`_QUESTIONS`; where only encoders with a recipe are fine-tuned, those for each of them."""
+    recipes = by_recipe(run)
     for contrast, question in _QUESTIONS.items():
-        if not contrast.startswith("B2") or "B2" in run.variants or not recipes:
+        own = [(recipe, _of_recipe(contrast, recipe, name)) for recipe, name in recipes]
+        own = [(recipe, name) for recipe, name in own if name]
+        for recipe, name in own:
+            yield name, question.replace("?", f" ({recipe})?")
+        if not own:
             yield contrast, question
-            continue
-        for recipe in recipes:
-            own = contrast.replace("B2", f"B2-{recipe}").replace("B1", f"B1-{recipe}")
-            yield own, question.replace("?", f" ({recipe})?")
+
+
+def _of_recipe(contrast: str, recipe: str, pretraining: str) -> str:
+    """The contrast's name for a recipe; empty where it is not about one."""
+    names = {
+        PRETRAINING: pretraining,
+        FINE_TUNING: f"B2-{recipe}−B1-{recipe}",
+        FROZEN: f"{PROBE}pretrained-{recipe}−random",
+    }
+    return names.get(contrast, "")
 
 
 def _not_asked(run: Run, contrast: str) -> str:
@@ -110,12 +121,13 @@ def _undecided(rows: pd.DataFrame, needed: pd.DataFrame, whole: bool) -> str:
     return f"{text} {what_would_decide(known.iloc[0].to_dict())}" if len(known) else text
 
 
-def _few_labels(compared: Pairs) -> tuple[str, str, str, str]:
+def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str, str, str]:
     """Whether pretraining is worth more where labels are fewer."""
-    name, question = f"{PRETRAINING}: few", "Is pretraining worth more where labels are fewer?"
-    found = change_with_labels(compared, PRETRAINING)
+    name, question = f"{contrast}: few", "Is pretraining worth more where labels are fewer?"
+    found = change_with_labels(compared, contrast)
     if found is None:
-        return name, question, "not asked", "It takes B2 and B0 at two label ratios."
+        both = " and ".join(contrast.split("−"))
+        return name, question, "not asked", f"It takes {both} at two label ratios."
     change, p_value, few, many = found
     values = {"difference": change.value, "low": change.low, "high": change.high}
     text = f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}"

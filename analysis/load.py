@@ -177,6 +177,16 @@ class Run:
         found = self.config.get("encoders", {}).get(name) if name else self.config.get("encoder")
         return dict(found or {})
 
+    @property
+    def other_networks(self) -> frozenset[str]:
+        """Recipes whose network is not that of the section ``encoder``, pretraining aside."""
+        common = self._recipe_named(None)
+        return frozenset(
+            name
+            for name, recipe in self.config.get("encoders", {}).items()
+            if any(recipe.get(key) != common.get(key) for key in NETWORK)
+        )
+
     def encoders_of(self, variant: str) -> pd.DataFrame:
         """The rows of ``encoders_made`` that are of a variant's recipe, whatever its name."""
         wanted = self.recipe(variant)
@@ -316,6 +326,10 @@ class Run:
 
 CONTROLS = ("random", "pixels")
 """What every encoder must beat: the same network untrained, and the image itself."""
+
+
+NETWORK = ("architecture", "width", "colour", "normalise")
+"""What of an encoder's settings changes the network, and not only how it is pretrained."""
 
 
 def is_best(variant: str) -> bool:

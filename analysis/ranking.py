@@ -23,7 +23,7 @@ FROZEN = ["probe_acc", "knn_acc", "beats_random", "beats_pixels"]
 
 def encoders_table(run: Run, scores: Mapping[str, Scores]) -> pd.DataFrame:
     """The encoders, best first by mean validation F1 of their cells, then by linear probe, k-NN
-    and reconstruction error; the controls last.
+    and the loss of their objective; the controls last.
 
     Args:
         scores: what frozen features give, for each encoder of ``features/`` (`score_features`).
@@ -89,7 +89,9 @@ def encoder_statement(table: pd.DataFrame) -> str:
     """Which encoders do not beat the controls, in a sentence; empty where nothing is known."""
     made = table[~table["encoder"].isin(CONTROLS) & table["probe_acc"].notna()]
     parts = []
-    for control, name in (("random", "the same network untrained"), ("pixels", "the raw pixels")):
+    same = made["architecture"].nunique() == 1
+    untrained = "the same network untrained" if same else "an untrained network of the common kind"
+    for control, name in (("random", untrained), ("pixels", "the raw pixels")):
         bar = table.loc[table["encoder"] == control, "probe_acc"]
         known = made[f"beats_{control}"].dropna()
         if len(bar) and len(known):

@@ -115,7 +115,8 @@ class Results:
     def pairs(self) -> Pairs:
         """What is compared, on the same draws."""
         scores, draws = self.scored
-        return pairs(scores | self._probe_scores, draws, self.run.label_ratios)
+        scores, others = scores | self._probe_scores, self.run.other_networks
+        return pairs(scores, draws, self.run.label_ratios, other_networks=others)
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
@@ -169,7 +170,7 @@ class Results:
 
     @cached_property
     def answer(self) -> list[str]:
-        """The answer in three sentences."""
+        """The answer in a few sentences."""
         return answer(self.run, self.table, self.contrasts, self.power)
 
     @cached_property

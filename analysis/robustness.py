@@ -142,7 +142,7 @@ def differences_in_noise(run: Run, tested: InNoise) -> pd.DataFrame:
 
 def _differences(run: Run, tested: InNoise) -> Iterator[tuple[object, ...]]:
     cells = tested.levels[0.0]
-    for contrast in (each for each in asked(cells) if not each.probe):
+    for contrast in (each for each in asked(cells, run.other_networks) if not each.probe):
         for ratio in run.label_ratios:
             for noise in tested.noisy:
                 pairs = _compared(tested, contrast, ratio, noise)

@@ -36,7 +36,8 @@ def headline(shown: Shown) -> Picture | None:
     table = shown.results.table
     if table.empty or not (table["test_acc"].notna() & table["labels"].notna()).any():
         return None
-    intervals = "Bands" if table["label_ratio"].nunique() > 1 else "Bars"
+    shown_ratios = table.loc[table["test_acc"].notna() & table["labels"].notna(), "label_ratio"]
+    intervals = "Bands" if shown_ratios.nunique() > 1 else "Bars"
     caption = (
         f"Test accuracy against labelled training images. {intervals}: 95 % intervals. "
         f"{intervals} that overlap do not mean that there is no difference: see Differences. "

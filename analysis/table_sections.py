@@ -92,7 +92,7 @@ def _conditional(run: Run) -> str:
         text += "With two repeats they may be too narrow where seeds matter more than images. "
     if tables.pretrained(run) and not tables.per_repeat(run):
         text += (
-            "All repeats share one pretrained encoder (encoder.per_repeat is false), so those of "
+            "Repeats share their pretrained encoder (encoder.per_repeat is false), so those of "
             "B1 and B2 are conditional on that encoder as well. "
         )
     return text + "The same table is in table_i.csv, table_i.md and table_i.tex."

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.leaderboard import first_line, winners
-from analysis.load import Run
+from analysis.load import Run, is_best
 from analysis.statistics import METRICS, CellScores, Draws, estimate, score_cells
 
 TEST_COLUMNS = [f"test_{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
@@ -158,7 +158,8 @@ def caption(run: Run) -> str:
         f"Labels: labelled training images, {validation_note(run)} (lr, epoch).",
         "Epochs: trained in the search + in the final evaluation.",
         "Intervals: crossed bootstrap over repeats and test images, conditional on the chosen lr"
-        + ("." if per_repeat(run) or not pretrained(run) else " and on the one shared encoder."),
+        + (" and recipe" if any(map(is_best, run.variants)) else "")
+        + ("." if per_repeat(run) or not pretrained(run) else " and on the shared encoders."),
     ]
     return " ".join(parts)
 

@@ -348,7 +348,7 @@ class Config(Section):
             raise ValueError(
                 f"training.view_size: found {view}, expected at most data.image_size = {size}"
             )
-        if self.training.augment == "none":
+        if self.training.augment == "none" and set(self.cells.variants) != {"C"}:
             raise ValueError(
                 f"training.view_size: found {view} with training.augment none, which makes no "
                 "views; expected light or strong"

@@ -70,7 +70,7 @@ def noise_levels(config: Config) -> tuple[float, ...]:
 
 
 def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
-    """What is still to be evaluated, the longest first so that none is left for the end.
+    """What is still to be evaluated; what took longest in the search first, not left for the end.
 
     A study that has grown may have chosen another configuration: its cell is evaluated anew. A
     cell whose model is gone has its best repeat run again, which leaves it. So has a repeat that
@@ -83,14 +83,20 @@ def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
             best = best_repeat([r for r in rows if r["cell"] == name], config.search.metric)
             assert best is not None
             done.discard(repeat_of(best))
-    for cell in sorted(cells_of(config), key=lambda cell: -cell.label_ratio):
-        trials = [row for row in ledger.rows("trials") if row["cell"] == cell.name]
-        chosen = winner(trials, config.search.metric)
-        if chosen is not None:
-            for repeat in range(config.evaluation.repeats):
-                one = Repeat(cell, repeat, chosen["lr"], chosen.get("recipe"))
-                if one not in done:
-                    yield one
+    chosen = [(cell, _chosen(cell, config, ledger)) for cell in cells_of(config)]
+    found = [(cell, trial) for cell, trial in chosen if trial is not None]
+    for cell, trial in sorted(
+        found, key=lambda one: (-(one[1]["seconds"] or 0), -one[0].label_ratio)
+    ):
+        for repeat in range(config.evaluation.repeats):
+            one = Repeat(cell, repeat, trial["lr"], trial.get("recipe"))
+            if one not in done:
+                yield one
+
+
+def _chosen(cell: Cell, config: Config, ledger: Ledger) -> Mapping[str, Any] | None:
+    trials = [row for row in ledger.rows("trials") if row["cell"] == cell.name]
+    return winner(trials, config.search.metric)
 
 
 def _untested_in_noise(config: Config, ledger: Ledger) -> Iterator[Repeat]:

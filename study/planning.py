@@ -106,7 +106,9 @@ def _encoders(config: Config) -> str:
     most = max(config.recipe(cell.variant).epochs for cell in pretrained)
     own = any(config.recipe(cell.variant).per_repeat for cell in pretrained)
     shared = "" if own and config.evaluation.repeats else " (shared by all repeats)"
-    return f"{_count_encoders(config)}{shared} for {names}, at most {most} epochs each"
+    searched = any(config.recipes_of(variant) for variant in config.cells.variants)
+    most_of = "at most " if searched and own and config.evaluation.repeats else ""
+    return f"{most_of}{_count_encoders(config)}{shared} for {names}, at most {most} epochs each"
 
 
 def _trained(config: Config) -> list[Cell]:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from data.storage import InputError, Location, StorageError
 from study.cells import Cell, cells_of, trained_cells
 from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
-from study.evaluation import Repeat, evaluate, noise_levels, record, repeat_of, repeats_to_run
+from study.encoders import plan_encoder
+from study.evaluation import Repeat, evaluate, noise_levels, record, repeats_to_run
 from study.features import (
     CONTROLS,
     cluster_in_noise,
@@ -187,14 +188,19 @@ class Stages:
         return [one for cell in self.cells for one in trained_cells(self.config, cell)]
 
     def encoders_are_ready(self, cell: Cell) -> bool:
-        return all(self.pool.ready(one, None) for one in trained_cells(self.config, cell))
+        """Whether each is made, or failed: a trial that takes a failed one is FAIL by itself."""
+        several = trained_cells(self.config, cell)
+        made = [self.pool.ready(one, None) for one in several]
+        failed = [self.pool.failure(one, None) is not None for one in several]
+        return any(made) and all(one or other for one, other in zip(made, failed, strict=True))
 
     def search_tick(self) -> None:
         self.tick()
         for cell in self.cells if self.pool.failed else ():
-            reasons = (self.pool.failure(one, None) for one in trained_cells(self.config, cell))
-            for reason in [reason for reason in reasons if reason is not None][:1]:
-                self.search.give_up(cell, reason)
+            several = trained_cells(self.config, cell)
+            reasons = [self.pool.failure(one, None) for one in several]
+            if None not in reasons:
+                self.search.give_up(cell, str(reasons[0]))
 
     def evaluate(self) -> None:
         waiting = list(repeats_to_run(self.config, self.ledger))
@@ -227,8 +233,12 @@ class Stages:
     def extract_features(self) -> None:
         """Of all images, those of test among them, so only after a final evaluation."""
         self.pool.want(self.trained_cells, [None])
-        for row in self.ledger.rows("evaluations"):  # of a session before this one, too
-            self.pool.want([repeat_of(row).trained_as], [row["repeat"]])
+        made = {row["encoder"] for row in self.ledger.rows("encoders_made")}
+        for cell in self.trained_cells:  # of a session before this one, too, or of another choice
+            for repeat in range(self.config.evaluation.repeats):
+                plan = plan_encoder(self.material, cell, repeat)
+                if plan is not None and plan.key in made:
+                    self.pool.want([cell], [repeat])
         if not self.pool.plans or self.config.evaluation.repeats == 0:
             return
         self.progress.enter("features", self._encoders_in_work)

@@ -1,4 +1,4 @@
-"""The answer in three sentences, and what would decide what is left open."""
+"""The answer in a few sentences, and what would decide what is left open."""
 
 from __future__ import annotations
 

@@ -11,7 +11,15 @@ import pytest
 from records_example import write_run
 
 from analysis import load
-from analysis.contrasts import CONTRASTS, Pairs, change_with_labels, contrasts, pairs, verdict
+from analysis.contrasts import (
+    CONTRASTS,
+    Pairs,
+    asked,
+    change_with_labels,
+    contrasts,
+    pairs,
+    verdict,
+)
 from analysis.hypotheses import hypotheses
 from analysis.load import Run
 from analysis.power import Deviations, power, power_of, smallest, what_would_decide
@@ -183,3 +191,12 @@ def test_many_recipes_do_not_hide_a_large_difference(tmp_path: Path) -> None:
     found = Results(load(write_run(tmp_path / "run", trials=3, **shape))).contrasts
     assert len(found) > 100
     assert found["p_holm"].min() < 0.05
+
+
+def test_a_recipe_with_another_network_is_not_the_effect_of_pretraining_alone() -> None:
+    found = {c.name: c for c in asked(["B2-vit@10", "B2-masked@10", "B2-best@10"], ["vit"])}
+    assert found["B2-masked−B0"].effect == "pretraining (masked)"
+    assert not found["B2-masked−B0"].descriptive
+    for name in ("B2-vit−B0", "B2-best−B0"):
+        assert found[name].descriptive
+    assert not found["B2-vit−B0-vit"].descriptive

@@ -85,9 +85,30 @@ def test_table_leaderboard_answer_and_prediction_say_which(world: World) -> None
     assert code == 0
     assert chosen["B2-best"] in out
     page = (run / "report.html").read_text()
-    assert f"the search chose for B2-best at 50\xa0%: {chosen['B2-best']}" in page
+    name = {"encoder": "the common one (encoder)"}.get(chosen["B2-best"], chosen["B2-best"])
+    assert f"the search chose for B2-best at 50\xa0%: {name}" in page
     image = next((run / "models").glob("B2-best*.safetensors"))
     assert image.is_file()
+
+
+def test_its_time_is_forecast(world: World) -> None:
+    code, out, err = world.run("plan", "--from", "out/tiny")
+    assert code == 0, err
+    assert "forecast" in out
+
+
+def test_an_encoder_that_fails_costs_only_the_trials_that_take_it(
+    world: World, tiny_images: Path
+) -> None:
+    cells = {"variants": ["B2-best"], "label_ratios": [50]}
+    encoders = {"broken": {"lr": 1e30}}
+    found = tiny_tree(tiny_images, cells=cells, encoders=encoders, search={"trials": 4})
+    (world.folder / "broken.yaml").write_text(yaml.safe_dump(found | {"name": "broken"}))
+    code, _, err = world.run("run", "broken.yaml", "--out", "out")
+    trials = pd.read_parquet(world.folder / "out/broken/trials.parquet").set_index("recipe")
+    assert code == 0, err
+    assert set(trials.loc[["broken"], "state"]) == {"FAIL"}
+    assert "FAIL" not in set(trials.loc[["encoder"], "state"])
 
 
 def test_a_study_that_grows_goes_on_with_the_same_points(world: World) -> None:

@@ -115,7 +115,7 @@ def test_markdown_and_latex_show_validation_labels_and_escape(tmp_path: Path) ->
 def test_a_shared_encoder_is_a_condition(tmp_path: Path) -> None:
     shared = load(write_run(tmp_path / "a", ratios=(10,), per_repeat=False, encoders=0))
     own = load(write_run(tmp_path / "b", ratios=(10,), encoders=0))
-    assert "on the one shared encoder" in tables.caption(shared)
+    assert "and on the shared encoders" in tables.caption(shared)
     assert "shared encoder" not in tables.caption(own)
 
 

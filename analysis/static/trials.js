@@ -66,7 +66,7 @@ page.charts.trials = (element, data) => {
       column("#", "rank", 62, right),
       column("Trial", "id", 108, {}),
       column("Cell", "cell", 82, {}),
-      ...(data.columns.recipe.some(Boolean) ? [column("Recipe", "recipe", 104, {})] : []),
+      ...(data.variants.some(each => each.variant.endsWith("-best")) ? [column("Recipe", "recipe", 104, {})] : []),
       column("State", "state", 96, { formatter: cell => page.make("span", {}, cell.getData().chosen ? "★ chosen" : cell.getValue()) }),
       column("lr", "lr", 84, { ...right, formatter: cell => cell.getValue() == null ? "–" : cell.getValue().toExponential(1).replace("-", "−") }),
       column("F1", "val_f1", 80, { ...right, formatter: digits(4) }),
