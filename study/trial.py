@@ -116,6 +116,7 @@ def train_classifier(
     module = _module(config, cell, trained, labels[labelled], len(material.species), lr, seed)
     ends = EpochEnd(config.search.metric, METRICS, report, keep=final, checkpoint=checkpoint)
     facts = {"variant": cell.variant, "label_ratio": cell.label_ratio, "lr": lr, "seed": seed}
+    facts |= {"cell": name.rpartition("-")[0] or cell.name}  # B2-best@10, of variant B2-masked
     with tracker(config, material.run, name, facts) as logger:
         fit(
             module,
