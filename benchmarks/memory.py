@@ -46,7 +46,8 @@ def trial(material: Any, number: int, meeting: Path) -> None:
 def prepare(options: argparse.Namespace, folder: Path) -> Any:
     from data.storage import Location
     from study.config import config_from
-    from study.pipeline import images_of, open_study, prepare
+    from study.images import images_of, prepare
+    from study.pipeline import open_study
 
     tree = {
         "name": "memory",

@@ -59,7 +59,8 @@ def make_encoder(config_tree: dict[str, Any], folder: Path) -> Path:
     from study.cells import cells_of
     from study.config import config_from
     from study.encoders import plan_encoder, pretrain
-    from study.pipeline import images_of, open_study, prepare
+    from study.images import images_of, prepare
+    from study.pipeline import open_study
 
     config = config_from(config_tree, "speed.py")
     out = Location(folder)

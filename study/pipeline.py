@@ -15,13 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data.demo import write_demo
-from data.folders import ImageFolder, find_images
-from data.packing import node_cache, pack_images
 from data.storage import InputError, Location, StorageError
-from study.config import Config, PooledSplit, config_from, differences
-from study.material import Material
-from study.records import LABELS, amiss, read_study, write_study, write_table
+from study.config import Config, config_from, differences
+from study.images import images_of, prepare, with_pooled_split
+from study.records import amiss, read_study, write_study
 
 # While a study runs, storage may refuse for so many seconds: a full disk, a server's restart.
 STORAGE_PATIENCE = float(os.environ.get("MARIPOSA_STORAGE_PATIENCE", 180.0))
@@ -179,83 +176,6 @@ def _require_reachable(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
         raise InputError(f"--address {address}: {error}; expected a Ray cluster") from None
-
-
-def images_of(config: Config, study: dict[str, Any]) -> ImageFolder | None:
-    """The images; None where they are gone but were packed before."""
-    root = Location(config.data.root) if config.data.root else _demo(config)
-    split = "pooled" if isinstance(config.data.split, PooledSplit) else "folders"
-    try:
-        return find_images(root, split)
-    except InputError:
-        if study["data"] and not root.is_dir():
-            return None
-        raise
-
-
-def _demo(config: Config) -> Location:
-    """The drawn data set, on this node's disk; drawn once."""
-    sizes = config.data.demo.model_dump()
-    name = "-".join(str(value) for value in sizes.values())
-    folder = node_cache() / f"demo-{name}"
-    if not folder.is_dir():
-        print(f"drawing butterflies into {folder}", flush=True)
-        write_demo(folder, **sizes)
-    return Location(folder)
-
-
-def prepare(
-    config: Config, out: Location, run: Location, study: dict[str, Any], folder: ImageFolder | None
-) -> Material:
-    """Decode the images if need be, and begin the run on disk.
-
-    Raises:
-        InputError: an image is bad, the images have changed since the run began, the splits or
-            labels cannot be drawn, or OUT cannot be written.
-    """
-    packed = out / "packed"
-    if folder is not None and folder.layout == "pooled" and config.data.split == "folders":
-        print(f"{folder.root}: has no train/, so its images are pooled and split anew", flush=True)
-        config = with_pooled_split(config)
-    key = study["data"].get("key")
-    if folder is not None:
-        key, _ = pack_images(folder, config.data.image_size, packed, os.cpu_count() or 1)
-    if study["data"] and key != study["data"]["key"]:
-        raise InputError(
-            f"{config.data.root}: its images are not those that {run} began with, "
-            f"expected the same or another --name"
-        )
-    material = Material(config, run, packed, key)
-    labels = list(material.label_rows())
-    study["config"] = config.model_dump(mode="json")
-    layout = folder.layout if folder is not None else study["data"]["layout"]
-    study["data"] = describe_data(material) | {"layout": layout}
-    try:
-        write_study(run, study)
-        write_table(run / "labels.parquet", labels, LABELS)
-    except OSError as error:
-        raise InputError(f"{run}: cannot be written ({error.strerror or error})") from None
-    return material
-
-
-def with_pooled_split(config: Config) -> Config:
-    """The configuration with the default pooled split where it asks for the folders' own."""
-    if isinstance(config.data.split, PooledSplit):
-        return config
-    data = config.data.model_copy(update={"split": PooledSplit()})
-    return config.model_copy(update={"data": data})
-
-
-def describe_data(material: Material) -> dict[str, Any]:
-    images = material.images
-    return {
-        "root": material.config.data.root,
-        "key": material.key,
-        "fingerprint": images.fingerprint,
-        "image_size": images.image_size,
-        "species": list(images.species),
-        "counts": {name: len(material.rows(name)) for name in ("train", "valid", "test")},
-    }
 
 
 def _report(run: Location) -> Location:

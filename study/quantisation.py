@@ -28,10 +28,10 @@ from data.sealing import digest, seal_json, unseal_json
 from data.storage import InputError, Location
 from models.quantisation import has_int8_operators, int8_share, quantise, restore
 from models.weights import from_bytes, to_bytes
-from study import pipeline
 from study.choosing import best_repeat
 from study.classifiers_kept import load_classifier, model_file
 from study.config import config_from
+from study.images import images_of
 from study.material import Material
 from study.records import INT, REAL, TEXT, Row, read_study, read_table, write_table
 
@@ -115,7 +115,7 @@ def material_of(run: Location) -> Material:
     config = config_from(study["config"], str(run / "study.yaml"))
     packed, key = run.parent / "packed", study["data"].get("key")
     if not (packed / f"{key}.json").is_file():
-        folder = pipeline.images_of(config, {"data": {}})
+        folder = images_of(config, {"data": {}})
         assert folder is not None
         found, _ = pack_images(folder, config.data.image_size, packed, os.cpu_count() or 1)
         if found != key:

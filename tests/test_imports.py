@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_imports_go_one_way(module: Path) -> None:
             "sealing",
             "storage",
         }
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {
+        name_of(m).removesuffix(".py").removesuffix("/__init__").replace("/", "."): m
+        for m in MODULES
+    }
+    graph: dict[str, set[str]] = {}
+    for name, module in names.items():
+        found = {each if each in names else each.rpartition(".")[0] for each in imported(module)}
+        graph[name] = (found & set(names)) - {name}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
 def test_the_modules_that_may_use_ray_do() -> None:
