@@ -29,13 +29,10 @@ def answer(
     """
     if table.empty or table["test_acc"].isna().all():
         return _without_test(run)
-    parts = [
-        *_pretraining(run, differences, power),
-        *_fine_tuning(run, differences, power),
-        *_unlabelled(run, differences, power),
-        _levels(run, table),
-        *_chosen_recipes(table),
-    ]
+    pretraining = _pretraining(run, differences, power) + _fine_tuning(run, differences, power)
+    unlabelled = _unlabelled(run, differences, power)
+    first = pretraining + unlabelled if run.pretrained else unlabelled + pretraining
+    parts = [*first, _levels(run, table), *_chosen_recipes(table)]
     return [part.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0") for part in parts]
 
 

@@ -81,3 +81,10 @@ def test_fine_tuning_of_a_recipe_is_answered(tmp_path: Path) -> None:
     questions = results.hypotheses.set_index("name")["question"]
     assert questions["B2-masked−B0"] == "Does pretraining help the fine-tuned network (masked)?"
     assert "B2-masked−B1-masked" in questions
+
+
+def test_a_study_without_pretraining_is_answered_by_what_it_asks(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", ratios=(10,), trials=2, encoders=0, variants=("B0", "C"))
+    first, *others = [s.replace("\xa0", " ") for s in Results(load(run)).answer]
+    assert first.startswith("Learning from the unlabelled images besides (C − B0)")
+    assert others[0].startswith("Whether pretraining helps is not decided by this data")
