@@ -65,10 +65,13 @@ def asked(scores: Iterable[str], other_networks: Collection[str] = ()) -> list[C
             in more than pretraining.
     """
     found = list(CONTRASTS)
-    for name in sorted({cell.partition("@")[0] for cell in scores}):
+    names = {cell.partition("@")[0] for cell in scores}
+    for name in sorted(names):
         base, _, recipe = name.partition("-")
         if recipe:
             found += _of_recipe(name, base, recipe, recipe in other_networks or is_best(name))
+        if recipe and base == "B2" and not {"B1", "B2"} <= names:  # else asked of the common one
+            found.append(Contrast(name, f"B1-{recipe}", f"fine-tuning ({recipe})"))
     return found
 
 
@@ -81,7 +84,6 @@ def _of_recipe(name: str, base: str, recipe: str, other: bool) -> list[Contrast]
     if base == "B2":
         found.append(Contrast(name, f"B0-{recipe}", f"pretraining ({recipe})"))
         found.append(Contrast(name, "B0", f"{alone} ({recipe})", descriptive=other))
-        found.append(Contrast(name, f"B1-{recipe}", f"fine-tuning ({recipe})"))
     if base == "C":
         found.append(Contrast(name, f"B0-{recipe}", "the unlabelled images in training"))
     if base == "pretrained":
