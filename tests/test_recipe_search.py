@@ -102,7 +102,8 @@ def test_an_encoder_that_fails_costs_only_the_trials_that_take_it(
 ) -> None:
     cells = {"variants": ["B2-best"], "label_ratios": [50]}
     encoders = {"broken": {"lr": 1e30}}
-    found = tiny_tree(tiny_images, cells=cells, encoders=encoders, search={"trials": 4})
+    more = {"search": {"trials": 4}, "evaluation": {"repeats": 0}}
+    found = tiny_tree(tiny_images, cells=cells, encoders=encoders, **more)
     (world.folder / "broken.yaml").write_text(yaml.safe_dump(found | {"name": "broken"}))
     code, _, err = world.run("run", "broken.yaml", "--out", "out")
     trials = pd.read_parquet(world.folder / "out/broken/trials.parquet").set_index("recipe")
