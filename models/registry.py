@@ -33,7 +33,7 @@ ARCHITECTURES = {
     "unet": Architecture("models.autoencoders", "UNetEncoder", 8),
     "dense": Architecture("models.dense", "DenseEncoder", 1),
     "residual": Architecture("models.residual", "ResidualEncoder", 16, any_size=True),
-    "transformer": Architecture("models.transformer", "TransformerEncoder", 8),
+    "transformer": Architecture("models.transformer", "TransformerEncoder", 8, any_size=True),
 }
 
 OBJECTIVES = {

@@ -55,6 +55,12 @@ def test_the_same_encoder_takes_other_sizes(name: str, size: tuple[int, int]) ->
 
 
 @every_architecture
+def test_classifiers_of_any_size_average_maps_of_any_size(name: str) -> None:
+    """`training.view_size` relies on it."""
+    assert ARCHITECTURES[name].any_size == (build(name).pooled and name not in ONE_SIZE)
+
+
+@every_architecture
 @pytest.mark.parametrize("size", [(36, 32), (32, 36), (31, 31)])
 def test_other_sizes_are_refused(name: str, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"image size {size[0]}×{size[1]}: expected ") as raised:
