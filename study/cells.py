@@ -104,6 +104,11 @@ def trained_cells(config: Config, cell: Cell) -> tuple[Cell, ...]:
     return tuple(replace(cell, variant=variant) for variant in config.trained_as(cell.variant))
 
 
+def all_trained_cells(config: Config) -> list[Cell]:
+    """`trained_cells` of all cells of a study."""
+    return [one for cell in cells_of(config) for one in trained_cells(config, cell)]
+
+
 def trial_number(trial_id: str) -> int:
     """The trial's number in its cell, from 0."""
     return int(trial_id.rsplit("-", 1)[1])

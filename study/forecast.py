@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from data.storage import InputError
-from study.cells import cells_of, trained_cells
+from study.cells import all_trained_cells, cells_of
 from study.config import Config, differences
 from study.measured import Measured
 from study.planning import count_images, gpu_share
@@ -185,8 +185,7 @@ def _notes(curves: Curves, unit: str) -> list[str]:
         notes.append(
             f"epochs after {then} were not measured: trials are taken to go on to {longer}"
         )
-    trained = [one for cell in cells_of(config) for one in trained_cells(config, cell)]
-    needs = any(encoder_key(config, one, None) for one in trained)
+    needs = any(encoder_key(config, cell, None) for cell in all_trained_cells(config))
     if needs and not measured.encoders:
         notes.append("no encoder was finished there: its time is a guess from the classifiers'")
     if config.evaluation.repeats and not measured.repeats:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from data.folders import find_images
 from data.storage import Location
-from study.cells import Cell, cells_of, trained_cells
+from study.cells import all_trained_cells, cells_of
 from study.config import Config, PooledSplit
 
 MIB = 2**20
@@ -99,7 +99,7 @@ def plan(config: Config, out: Location) -> list[str]:
 
 
 def _encoders(config: Config) -> str:
-    pretrained = [cell for cell in _trained(config) if cell.kind.pretrained]
+    pretrained = [cell for cell in all_trained_cells(config) if cell.kind.pretrained]
     if not pretrained:
         return "none"
     names = ", ".join(sorted({cell.variant for cell in pretrained}))
@@ -111,13 +111,9 @@ def _encoders(config: Config) -> str:
     return f"{most_of}{_count_encoders(config)}{shared} for {names}, at most {most} epochs each"
 
 
-def _trained(config: Config) -> list[Cell]:
-    return [one for cell in cells_of(config) for one in trained_cells(config, cell)]
-
-
 def _count_encoders(config: Config) -> int:
     wanted: set[tuple[object, ...]] = set()
-    for cell in _trained(config):
+    for cell in all_trained_cells(config):
         if cell.kind.pretrained:
             recipe = config.recipe(cell.variant)
             ratio = cell.label_ratio if recipe.pretrain_on == "unlabelled" else None

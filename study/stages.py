@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from data.storage import InputError, Location, StorageError
-from study.cells import Cell, cells_of, trained_cells
+from study.cells import Cell, all_trained_cells, cells_of, trained_cells
 from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
 from study.encoders import plan_encoder
 from study.evaluation import Repeat, evaluate, noise_levels, record, repeats_to_run
@@ -158,7 +158,7 @@ class Stages:
     def pretrain_and_search(self) -> None:
         self.progress.enter("search", self._encoders_in_work)
         if not self.search.finished:
-            self.pool.want(self.trained_cells, [None])
+            self.pool.want(all_trained_cells(self.config), [None])
         while not self.search.finished:
             # Trials that need no encoder run beside its pretraining, if there is room for both.
             while self.pool.in_work and (self.capacity.slots() == 1 or not self.search.can_start):
@@ -181,11 +181,6 @@ class Stages:
     def room_for_trials(self) -> int:
         """Slots that no encoder is pretrained on, or Tune's actors would take and keep them."""
         return max(1, self.capacity.slots() - self.pool.in_flight)
-
-    @property
-    def trained_cells(self) -> list[Cell]:
-        """The cells, and for those whose recipe is searched all that they may be trained as."""
-        return [one for cell in self.cells for one in trained_cells(self.config, cell)]
 
     def encoders_are_ready(self, cell: Cell) -> bool:
         """Whether each is made, or failed: a trial that takes a failed one is FAIL by itself."""
@@ -232,9 +227,9 @@ class Stages:
 
     def extract_features(self) -> None:
         """Of all images, those of test among them, so only after a final evaluation."""
-        self.pool.want(self.trained_cells, [None])
+        self.pool.want(all_trained_cells(self.config), [None])
         made = {row["encoder"] for row in self.ledger.rows("encoders_made")}
-        for cell in self.trained_cells:  # of a session before this one, too, or of another choice
+        for cell in all_trained_cells(self.config):  # of an earlier session or choice, too
             for repeat in range(self.config.evaluation.repeats):
                 plan = plan_encoder(self.material, cell, repeat)
                 if plan is not None and plan.key in made:
