@@ -22,6 +22,7 @@ import pandas as pd
 
 from analysis.load import Run
 from data.storage import Location
+from data.tables import from_parquet, to_parquet
 
 COMPONENTS, PERPLEXITY, SEED = 50, 30, 0
 DRAWS = 1000
@@ -297,9 +298,7 @@ class _Known:
         return (points, clusters, self._scores[encoder]) if len(clusters) == 2 else None
 
     def _read(self, location: Location) -> None:
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(io.BytesIO((location / "latents.parquet").read_bytes()))
+        table = from_parquet((location / "latents.parquet").read_bytes())
         notes = json.loads(table.schema.metadata[b"mariposa"])
         self._points = table.to_pandas()[LATENTS]
         csv = io.BytesIO((location / "clusters.csv").read_bytes())
@@ -324,13 +323,10 @@ def _concat(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 def _write(location: Location, found: Latents, hashes: Mapping[str, str]) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     scores = {name: vars(each) for name, each in found.scores.items()}
     notes = json.dumps({"recipe": _RECIPE, "hashes": dict(hashes), "scores": scores})
     table = pa.Table.from_pandas(found.points, preserve_index=False)
     table = table.replace_schema_metadata({b"mariposa": notes.encode()})
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
     (location / "clusters.csv").write_text(found.clusters.to_csv(index=False))
-    (location / "latents.parquet").write_bytes(sink.getvalue())
+    (location / "latents.parquet").write_bytes(to_parquet(table))

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from data.sealing import unseal_end, unseal_parquet
+from data.sealing import unseal_end
 from data.storage import InputError, Location
+from data.tables import from_parquet
 
 if TYPE_CHECKING:  # imported where used: the package must load in an instant
     import numpy as np
@@ -381,7 +382,7 @@ def read_frame(file: Location, columns: dict[str, str]) -> pd.DataFrame:
 
     if not file.is_file():
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
-    frame = _read(file, lambda sealed: pd.read_parquet(io.BytesIO(unseal_parquet(sealed))))
+    frame = _read(file, lambda content: from_parquet(content).to_pandas())
     for name in LATER & columns.keys() - set(frame):
         frame[name] = None
     missing = [name for name in columns if name not in frame]

@@ -24,6 +24,7 @@ import pandas as pd
 from analysis.load import CONTROLS, Run, cell_name
 from analysis.statistics import CellScores, Draws, estimate
 from data.storage import InputError
+from data.tables import from_parquet, to_parquet
 
 PENALTIES = (1e-2, 1e-1, 1.0, 10.0)
 """scikit-learn's C, the strongest penalty first: each fit starts from the one before."""
@@ -310,11 +311,8 @@ def _key(run: Run, work: Sequence[Job]) -> str:
 
 
 def _read(run: Run, key: str) -> Probes | None:
-    import pyarrow.parquet as pq
-
     try:
-        content = io.BytesIO((run.location / _FILE).read_bytes())
-        table = pq.read_table(content)
+        table = from_parquet((run.location / _FILE).read_bytes())
         notes = table.schema.metadata or {}
         if notes.get(b"key") != key.encode():
             return None
@@ -327,11 +325,8 @@ def _read(run: Run, key: str) -> Probes | None:
 
 def _write(run: Run, key: str, found: Probes) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(found.predictions, preserve_index=False)
     fits = found.fits.to_json(orient="split", double_precision=15)
     table = table.replace_schema_metadata({b"key": key.encode(), b"fits": fits.encode()})
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    (run.location / _FILE).write_bytes(sink.getvalue())
+    (run.location / _FILE).write_bytes(to_parquet(table))

@@ -16,7 +16,6 @@ opens with is made consistent (`study.repair`): a row never outlives those that 
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -25,11 +24,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
-from data.sealing import seal_lines, seal_parquet, unseal_end, unseal_lines, unseal_parquet
+from data.sealing import seal_lines, unseal_end, unseal_lines, unseal_parquet
 from data.storage import InputError, Location
+from data.tables import from_parquet, to_parquet
 from study.repair import repair
 
 Row = dict[str, Any]
@@ -373,29 +372,6 @@ def read_arrow(file: Location) -> pa.Table | None:
 def write_table(file: Location, rows: Iterable[Row], schema: pa.Schema) -> None:
     """Replace a parquet file; null stays null."""
     file.write_bytes(to_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """A parquet file with checksums, of its pages and of the whole."""
-    sink = io.BytesIO()
-    text = [field.name for field in table.schema if field.type == TEXT]
-    pq.write_table(table, sink, use_dictionary=text, write_page_checksum=True)
-    return seal_parquet(sink.getvalue())
-
-
-def from_parquet(content: bytes) -> pa.Table:
-    """A parquet file's content; one that somebody else wrote may have no checksums.
-
-    Raises:
-        ValueError: it is damaged; one line says how.
-    """
-    bare = unseal_parquet(content)
-    try:
-        table = pq.read_table(io.BytesIO(bare), page_checksum_verification=True)
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(str(error).splitlines()[0]) from None
-    return table
 
 
 def write_study(run: Location, study: Mapping[str, Any]) -> None:

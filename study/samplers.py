@@ -41,7 +41,7 @@ class Sampler:
     """One way to choose the next point.
 
     Attributes:
-        make: (seed, trials a cell) -> Optuna's sampler.
+        make: (seed, trials a cell, hyperparameters) -> Optuna's sampler.
         ranks_pruned: it learns from PRUNED trials as such. The others see COMPLETE ones only, and
             ASHA leaves a third to a half of the trials COMPLETE: they are shown a pruned trial as
             complete with the best value that it reached.
@@ -50,7 +50,7 @@ class Sampler:
         memory: trials of a cell that it looks at, at most; None: all of them.
     """
 
-    make: Callable[[int, int], BaseSampler]
+    make: Callable[[int, int, int], BaseSampler]
     ranks_pruned: bool = False
     keeps_notes: bool = False
     numbers_only: bool = False
@@ -83,16 +83,18 @@ class _OneThreadGP(GPSampler):
             return super().sample_relative(study, trial, search_space)
 
 
-def _tpe(seed: int, trials: int) -> BaseSampler:
-    return TPESampler(seed=seed, n_startup_trials=random_first(trials))
+def _tpe(seed: int, trials: int, searched: int) -> BaseSampler:
+    """One hyperparameter has no others to be drawn together with: the same points, and no time
+    spent on comparing the distributions of all trials."""
+    return TPESampler(seed=seed, n_startup_trials=random_first(trials), multivariate=searched > 1)
 
 
-def _gp(seed: int, trials: int) -> BaseSampler:
+def _gp(seed: int, trials: int, searched: int) -> BaseSampler:
     """Expected improvement under a Gaussian process; its first fit imports PyTorch, for 2 s."""
     return _OneThreadGP(seed=seed, n_startup_trials=random_first(trials))
 
 
-def _cmaes(seed: int, trials: int) -> BaseSampler:
+def _cmaes(seed: int, trials: int, searched: int) -> BaseSampler:
     """From the middle of the range, a sixth of it wide; Hansen's population, 4 for one number.
 
     Of trials side by side it cannot use those that end after their generation is full.
@@ -100,7 +102,7 @@ def _cmaes(seed: int, trials: int) -> BaseSampler:
     return CmaEsSampler(seed=seed)
 
 
-def _nsga2(seed: int, trials: int) -> BaseSampler:
+def _nsga2(seed: int, trials: int, searched: int) -> BaseSampler:
     """A genetic search.
 
     Optuna's default, uniform crossover and a mutation that draws anew with probability 1 / (numbers
@@ -115,7 +117,7 @@ def _nsga2(seed: int, trials: int) -> BaseSampler:
     )
 
 
-def _random(seed: int, trials: int) -> BaseSampler:
+def _random(seed: int, trials: int, searched: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
@@ -186,16 +188,19 @@ def _within(distribution: BaseDistribution, value: Any) -> Any:
     return value
 
 
-def make(sampler: Sampler, seed: int, trials: int, known: Point | None = None) -> BaseSampler:
+def make(
+    sampler: Sampler, seed: int, trials: int, searched: int, known: Point | None = None
+) -> BaseSampler:
     """The sampler of one trial.
 
     Args:
         seed: its own.
         trials: the budget of its cell.
+        searched: how many hyperparameters its cell has.
         known: its point, where that is not to be chosen.
     """
     if known is not None and not sampler.keeps_notes:
         return Guided(RandomSampler(seed=seed), known)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return Guided(sampler.make(seed, trials), known)
+        return Guided(sampler.make(seed, trials, searched), known)

@@ -87,7 +87,7 @@ class CellSearch:
         if known is None and number == 0 and all(h.has(h.first) for h in self.space):
             known = {h.name: h.first for h in self.space}
         seed = seed_for(self.seed, "sampler", self.cell, number)
-        self.study.sampler = make(self.sampler, seed, self.search.trials, known)
+        self.study.sampler = make(self.sampler, seed, self.search.trials, len(self.space), known)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self.study.ask(self.distributions)

@@ -49,6 +49,7 @@ def test_imports_go_one_way(module: Path) -> None:
         assert {name.split(".")[1] for name in names if name.startswith("data.")} <= {
             "sealing",
             "storage",
+            "tables",
         }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import math
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -329,6 +331,24 @@ def whole_run(run: Location) -> Ledger:
 
 def counts(ledger: Ledger) -> dict[str, int]:
     return {name: len(table) for name, table in ledger.tables.items()}
+
+
+def test_reading_a_table_leaves_no_thread_behind(tmp_path: Path) -> None:
+    """One that lets go of the file's content while Python exits would abort the process."""
+    ledger = Ledger(Location(tmp_path))
+    for number in range(3000):
+        ledger.put("trials", trial(number))
+    ledger.save()
+    code = f"""
+import os
+import pyarrow.parquet
+from data.storage import Location
+from study.records import read_table
+before = len(os.listdir("/proc/self/task"))
+assert len(read_table(Location({str(tmp_path)!r}) / "trials.parquet")) == 3000
+assert len(os.listdir("/proc/self/task")) == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_whole_records_are_left_alone(run: Location) -> None:
