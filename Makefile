@@ -12,7 +12,7 @@ study: $(READY)
 	$(BIN)/mariposa run quick
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

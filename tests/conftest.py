@@ -26,6 +26,15 @@ Change = dict[str, Any]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Files that mostly wait for clusters: begun first, or one of them is left alone at the end.
+LONG = "pipeline machines submit full_disk s3 damage recipe_search reconstructions robustness"
+FIRST = [f"test_{name}.py" for name in LONG.split()]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else 99)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """This node's cache and W&B's files lie in a temporary folder, for subprocesses as well."""
