@@ -34,7 +34,8 @@ _TEST_NAMES = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precisio
 _TEST_NAMES |= {"recall": "macro recall", "loss": "loss"}
 _SCORED = ["first", "first_low", "first_high", "second", "second_low", "second_high"]
 COLUMNS = ["cell", "variant", "label_ratio", *_SCORED, "difference", "low", "high", "p", "p_holm"]
-COLUMNS += ["paired", "repeats", "n", "first_lr", "second_lr", "first_val", "second_val"]
+COLUMNS += ["paired", "repeats", "n", "first_lr", "second_lr", "first_recipe", "second_recipe"]
+COLUMNS += ["first_val", "second_val"]
 _NOT_THE_STUDY = ("name", "resources", "tracking")  # of the configuration
 
 Scored = tuple[Mapping[str, CellScores], Draws]
@@ -53,8 +54,9 @@ class Comparison:
         table: `COLUMNS`, a row a cell of either: scores with 95 % intervals, ``difference`` of
             the means (second minus first) with ``low``, ``high``, its p-value, the same after
             Holm over the rows, whether it is ``paired``, the number of ``repeats`` that it is
-            over (the smaller one, if unpaired), test images ``n`` (likewise), the chosen lr, and
-            the best validation score of a COMPLETE trial. What is not there is missing.
+            over (the smaller one, if unpaired), test images ``n`` (likewise), the chosen lr and
+            recipe (where the cell searches it), and the best validation score of a COMPLETE
+            trial. What is not there is missing.
     """
 
     first: str
@@ -186,7 +188,7 @@ def _add_search(
         won = winners(run.trials, run.metric)
         for row in rows:
             if row["cell"] in won.index:
-                row[f"{name}_lr"] = won.loc[row["cell"], "lr"]
+                row |= {f"{name}_{key}": won.loc[row["cell"], key] for key in ("lr", "recipe")}
                 row[f"{name}_val"] = won.loc[row["cell"], validation] if validation else np.nan
 
 
@@ -261,8 +263,13 @@ def _cut(value: object) -> str:
 def _texts(row: Mapping[Any, Any]) -> list[str]:
     texts = [str(row["cell"]), *(_interval(row, name) for name in ("first", "second"))]
     texts += [_difference_text(row), _p_text(row["p_holm"])]
-    values = (row["first_val"], row["second_val"])
-    return [*texts, " → ".join("–" if pd.isna(value) else f"{value:.3f}" for value in values)]
+    return [*texts, " → ".join(_chosen_text(row, name) for name in ("first", "second"))]
+
+
+def _chosen_text(row: Mapping[Any, Any], name: str) -> str:
+    value, recipe = row[f"{name}_val"], row[f"{name}_recipe"]
+    text = "–" if pd.isna(value) else f"{value:.3f}"
+    return text if pd.isna(recipe) else f"{text} ({recipe})"
 
 
 def _difference_text(row: Mapping[Any, Any]) -> str:

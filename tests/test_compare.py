@@ -101,6 +101,21 @@ def test_scores_are_those_of_table_i_and_the_difference_is_theirs(
     assert list(found["n"]) == [200] * 4
 
 
+def test_the_recipes_that_were_chosen(first: Path, second: Path) -> None:
+    trials = pd.read_parquet(second / "trials.parquet")
+    searched = trials["cell"] == "B2@10"
+    chosen = trials[searched & (trials["state"] == "COMPLETE")].nlargest(1, "val_f1").index
+    recipe = pd.Series(None, trials.index, dtype=object)
+    recipe[searched] = "plain"
+    recipe[chosen] = "masked"
+    _change(second, "trials", recipe=recipe)
+    found = _compare(first, second)
+    table = found.table.set_index("cell")
+    assert table["second_recipe"].dropna().to_dict() == {"B2@10": "masked"}
+    assert table["first_recipe"].isna().all()
+    assert render(found).count(" (masked)") == 1
+
+
 def test_pairing_makes_the_interval_narrower(first: Path, second: Path) -> None:
     _mend(second, 0.1)
     paired = _compare(first, second).table
