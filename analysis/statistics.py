@@ -81,8 +81,10 @@ class Draws:
         seed: of the draws; the same seed gives the same intervals to the digit.
 
     Attributes:
-        images: how often each draw holds each image, (N, B); each species keeps its number.
-        freedom: N − K, degrees of freedom of the variance between images; at least 1.
+        images: how often each draw holds each image, (N, B); each species keeps its number, if
+            that is above 1.
+        freedom: N − K, degrees of freedom of the variance between images; at least 1. Species
+            with a single image count as one of the K.
         inflation: N / (N − K): n images drawn from n vary too little by (n − 1) / n.
     """
 
@@ -90,9 +92,12 @@ class Draws:
         self.count, self._seed = draws, seed
         random = np.random.default_rng([seed, 0])
         self.images = np.zeros((len(true), draws), dtype=np.float32)
-        kinds = np.unique(true)
-        for species in kinds:
-            members = np.flatnonzero(true == species)
+        _, species, count = np.unique(true, return_inverse=True, return_counts=True)
+        # The species that have one image each are drawn together, or none of them would vary.
+        stratum = np.where(count[species] > 1, species, -1)
+        kinds = np.unique(stratum)
+        for kind in kinds:
+            members = np.flatnonzero(stratum == kind)
             self.images[members] = _multinomial(random, len(members), draws)
         self.freedom = max(len(true) - len(kinds), 1)
         self.inflation = len(true) / self.freedom if len(true) > len(kinds) else 1.0

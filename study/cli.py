@@ -7,7 +7,9 @@ saving. What a command needs is imported when it runs, so that ``--help`` is qui
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from study.config import Config
 
 RUNS = "runs"
+_NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in _NO_WAY_IN or error.filename is None:
+            raise
+        reason = os.strerror(error.errno).lower()
+        print(f"mariposa: {error.filename}: {reason}; expected a path to go", file=sys.stderr)
+        return 2
 
 
 def _run(options: argparse.Namespace) -> int:

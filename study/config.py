@@ -76,7 +76,7 @@ def _read_range(value: object) -> object:
 
 def _one_of(known: Collection[object]) -> BeforeValidator:
     def check(value: object) -> object:
-        if value not in known:
+        if not isinstance(value, str | int | float) or value not in known:
             raise ValueError(f"found {value!r}, expected {_either(known)}")
         return value
 
@@ -260,6 +260,8 @@ class Config(Section):
         if not isinstance(tree, dict) or not isinstance(tree.get("encoders"), dict):
             return tree
         common = tree.get("encoder") or {}
+        if not isinstance(common, dict):
+            return tree
         whole = {
             name: {**common, **changes} if isinstance(changes, dict) else changes
             for name, changes in tree["encoders"].items()

@@ -47,8 +47,10 @@ def prepare(
             labels cannot be drawn, or OUT cannot be written.
     """
     packed = out / "packed"
-    if folder is not None and folder.layout == "pooled" and config.data.split == "folders":
-        print(f"{folder.root}: has no train/, so its images are pooled and split anew", flush=True)
+    layout = folder.layout if folder is not None else study["data"]["layout"]
+    if layout == "pooled" and config.data.split == "folders":
+        root = config.data.root
+        print(f"{root}: has no train/, so its images are pooled and split anew", flush=True)
         config = with_pooled_split(config)
     key = study["data"].get("key")
     if folder is not None:
@@ -61,7 +63,6 @@ def prepare(
     material = Material(config, run, packed, key)
     labels = list(material.label_rows())
     study["config"] = config.model_dump(mode="json")
-    layout = folder.layout if folder is not None else study["data"]["layout"]
     study["data"] = describe_data(material) | {"layout": layout}
     try:
         write_study(run, study)

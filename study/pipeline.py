@@ -10,15 +10,16 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from data.storage import InputError, Location, StorageError
 from study.config import Config, config_from, differences
+from study.driver import only_driver
 from study.images import images_of, prepare, with_pooled_split
-from study.records import amiss, read_study, write_study
+from study.records import amiss, is_study, read_study, write_study
 
 # While a study runs, storage may refuse for so many seconds: a full disk, a server's restart.
 STORAGE_PATIENCE = float(os.environ.get("MARIPOSA_STORAGE_PATIENCE", 180.0))
@@ -66,7 +67,7 @@ def open_study(config: Config, run: Location) -> dict[str, Any]:
     Raises:
         InputError: a run of that name has another configuration, or cannot be made or read.
     """
-    if not (run / "study.yaml").is_file():
+    if not is_study(run):
         if run.is_file() or run.children():
             raise InputError(f"{run}: exists and is no run, expected a new name or a run's folder")
         return _new_study(config)
@@ -120,13 +121,19 @@ def _work(
     folder = images_of(config, study)
     _require_writable(out)
     _require_reachable(address)
-    with ThreadPoolExecutor(1) as thread:
-        preparing = thread.submit(prepare, config, out, run, study, folder)
-        from study.stages import run_stages  # brings Ray and Optuna, while images are decoded
+    begun = bool(study["data"])
+    with ExitStack() as alone:
+        if begun:
+            alone.enter_context(only_driver(run))
+        with ThreadPoolExecutor(1) as thread:
+            preparing = thread.submit(prepare, config, out, run, study, folder)
+            from study.stages import run_stages  # brings Ray and Optuna, while images are decoded
 
-        material = preparing.result().patient(STORAGE_PATIENCE)
-    with _recorded(run, study):
-        study["failures"] = run_stages(material, address)
+            material = preparing.result().patient(STORAGE_PATIENCE)
+        if not begun:
+            alone.enter_context(only_driver(run))
+        with _recorded(run, study):
+            study["failures"] = run_stages(material, address)
 
 
 @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data.folders import find_images
-from data.storage import Location
+from data.storage import InputError, Location
 from study.cells import all_trained_cells, cells_of
 from study.config import Config, PooledSplit
 
@@ -43,23 +44,30 @@ def count_images(config: Config) -> Counts:
         )
         if isinstance(config.data.split, PooledSplit):
             pool = demo.train_per_species + demo.valid_per_species + demo.test_per_species
-            return _pooled(config.data.split, [pool] * species)
+            return _pooled(config.data.split, {f"species {n + 1}": pool for n in range(species)})
         return Counts(train, valid, test)
     split = "pooled" if isinstance(config.data.split, PooledSplit) else "folders"
     folder = find_images(Location(config.data.root), split)
     if folder.layout == "pooled":
         wanted = config.data.split
         pooled = wanted if isinstance(wanted, PooledSplit) else PooledSplit()
-        return _pooled(pooled, list(Counter(f.species for f in folder.files).values()))
+        return _pooled(pooled, Counter(file.species for file in folder.files))
     by_split = Counter(file.split for file in folder.files)
     per_species = Counter(file.species for file in folder.files if file.split == "train")
     return Counts(tuple(per_species.values()), by_split["valid"], by_split["test"])
 
 
-def _pooled(split: PooledSplit, per_species: list[int]) -> Counts:
+def _pooled(split: PooledSplit, images: Mapping[str, int]) -> Counts:
     test, valid = split.test_per_class, split.valid_per_class
-    train = tuple(n - test - valid for n in per_species)
-    return Counts(train, valid * len(per_species), test * len(per_species))
+    needed = test + valid + 2
+    for species, count in images.items():
+        if count < needed:
+            raise InputError(
+                f"data.split: {species} has {count} images; expected at least {needed} "
+                f"({test} test, {valid} valid, 2 train)"
+            )
+    train = tuple(count - test - valid for count in images.values())
+    return Counts(train, valid * len(images), test * len(images))
 
 
 def plan(config: Config, out: Location) -> list[str]:

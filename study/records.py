@@ -20,6 +20,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -302,6 +303,8 @@ def amiss(run: Location, repeats: int, noise: bool = False, int8: bool = False) 
         int8: whether it compares the best classifiers with their int8 forms.
     """
     tables = ["trials", "epochs"]
+    if not _anything_to_evaluate(run):
+        repeats = 0
     tables += ["evaluations", "evaluation_epochs", "predictions"] if repeats else []
     tables += ["robustness"] if repeats and noise else []
     tables += ["quantised"] if repeats and int8 else []
@@ -317,6 +320,14 @@ def amiss(run: Location, repeats: int, noise: bool = False, int8: bool = False) 
     return bad + [
         file for file, unseal in _of_encoders(run, noise) if not _is_whole(run / file, unseal)
     ]
+
+
+def _anything_to_evaluate(run: Location) -> bool:
+    """Whether a trial is COMPLETE; search.max_seconds may end a study before one is."""
+    try:
+        return any(row["state"] == "COMPLETE" for row in read_table(run / "trials.parquet"))
+    except InputError:  # damaged
+        return True
 
 
 def _of_encoders(run: Location, noise: bool) -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
@@ -382,19 +393,22 @@ def write_study(run: Location, study: Mapping[str, Any]) -> None:
         (run / name).write_bytes(content)
 
 
+def is_study(run: Location) -> bool:
+    """Whether there is a run at all: its ``study.yaml``, or the copy of it."""
+    return any((run / name).is_file() for name in ("study.yaml", COPY))
+
+
 def read_study(run: Location) -> dict[str, Any]:
-    """``study.yaml`` of a run; where it is damaged, it is restored from its copy.
+    """``study.yaml`` of a run; where it is gone or damaged, it is restored from its copy.
 
     Raises:
         InputError: there is no such run, or its file and the copy are torn.
     """
+    if not is_study(run):
+        raise InputError(f"{run}: found no study.yaml, expected the folder of a run")
     file = run / "study.yaml"
-    try:
+    with suppress(FileNotFoundError, ValueError):
         return _from_yaml(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{run}: found no study.yaml, expected the folder of a run") from None
-    except ValueError:
-        pass
     try:
         study = _from_yaml((run / COPY).read_bytes())
     except (FileNotFoundError, ValueError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from data.storage import InputError, Location, StorageError
+from data.storage import StorageError
 from study.cells import Cell, all_trained_cells, cells_of, trained_cells
 from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
 from study.encoders import plan_encoder
@@ -26,7 +26,7 @@ from study.material import Material
 from study.pretraining import EncoderPool
 from study.progress import Progress
 from study.reconstructions import has_reconstructions, reconstruct, write_reconstructions
-from study.records import Ledger
+from study.records import Ledger, Row
 from study.search import OptunaFile, StudySearch
 from study.tuning import run_search
 from study.wandb_server import closing_notice, notice
@@ -43,13 +43,12 @@ def run_stages(material: Material, address: str | None) -> list[str]:
         Why cells have no result, a line each.
 
     Raises:
-        InputError: no cluster answers, a record is damaged, or another process runs the study.
+        InputError: no cluster answers, or a record is damaged.
         KeyboardInterrupt: interrupted; all records are saved.
         StorageError: storage refused for too long; what was recorded by then is there.
     """
-    with _only_driver(material.run):
-        failures = _run_on_ray(material, address)
-        line = closing_notice(material.config, material.run)
+    failures = _run_on_ray(material, address)
+    line = closing_notice(material.config, material.run)
     if line:
         print(line, flush=True)
     return failures
@@ -76,26 +75,6 @@ def _saved_at_the_end(ledger: Ledger) -> Iterator[None]:
         ledger.save(closing=True)
         raise
     ledger.save(closing=True)
-
-
-@contextmanager
-def _only_driver(run: Location) -> Iterator[None]:
-    """Keep a second driver from a run, as its records have one writer.
-
-    The lock goes with the process, however it ends. An object store has none.
-    """
-    if not run.is_local:
-        yield
-        return
-    with (run.local / ".driver").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{run}: another process is running this study, expected none; "
-                f"`mariposa leaderboard` shows how far it is"
-            ) from None
-        yield
 
 
 class Stages:
@@ -176,7 +155,7 @@ class Stages:
         self.ledger.save()
         self.database.save(self.search.searches.values())
         for cell in self.cells:
-            self._note_if_all_failed(cell)
+            self._note_if_no_result(cell)
 
     def room_for_trials(self) -> int:
         """Slots that no encoder is pretrained on, or Tune's actors would take and keep them."""
@@ -302,10 +281,28 @@ class Stages:
     def _encoders_in_work(self) -> str:
         return f"pretraining {self.pool.in_work} encoder(s)" if self.pool.in_work else ""
 
-    def _note_if_all_failed(self, cell: Cell) -> None:
+    def _note_if_no_result(self, cell: Cell) -> None:
         rows = [row for row in self.ledger.rows("trials") if row["cell"] == cell.name]
-        if rows and all(row["state"] == "FAIL" for row in rows):
-            self.failures[cell.name] = f"all {len(rows)} trials failed: {rows[-1]['error']}"
+        reason = why_no_result(rows)
+        if reason is None:
+            return
+        if self.search.stopped and not any(row["state"] == "FAIL" for row in rows):
+            self.progress.say(f"{cell.name}: {reason}")  # search.max_seconds asked for it
+        else:
+            self.failures[cell.name] = reason
+
+
+def why_no_result(trials: Sequence[Row]) -> str | None:
+    """Why a cell with these trials cannot be evaluated; None where it can.
+
+    The best trial may fail after others were stopped early for being worse than it.
+    """
+    states = Counter(row["state"] for row in trials)
+    if states["COMPLETE"]:
+        return None
+    if states["FAIL"] and states["FAIL"] == len(trials):
+        return f"all {len(trials)} trials failed: {trials[-1]['error']}"
+    return f"no trial was completed: {states['FAIL']} failed, {states['PRUNED']} pruned"
 
 
 def quantise_best(material: Material) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from data.module import Batches, ButterflyDataModule
 from data.packing import file_lock, node_cache
+from data.sealing import digest
 from models.augmentation import AUGMENTATIONS
 from models.classifiers import build_classifier, encode_batches
 from models.semisupervised import FixMatchModule
@@ -191,7 +192,7 @@ def _inputs(
     chosen = np.concatenate(list(rows.values()))
     # By its weights, not its key alone: the code that they follow from may have changed since.
     weights = encoder_digest(material, plan)
-    name = f"{material.key}-{plan.key}-{weights}-{'final' if final else 'search'}"
+    name = f"{material.key}-{plan.key}-{weights}-{digest(chosen.tobytes())[:12]}"
     with _one_process_at_a_time(name) as file:
         if not file.is_file():
             batches = Batches(

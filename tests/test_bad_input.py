@@ -202,6 +202,8 @@ def test_a_pooled_split_that_wants_more_than_there_is(
     data = {"split": {"pooled": {"test_per_class": 10, "valid_per_class": 10}}}
     line = refused(*run_arguments(own_images, out, data=data))
     assert line.startswith("data.split: ATALA has 16 images; expected at least 22")
+    split = ("--set", "data.split={pooled: {test_per_class: 10, valid_per_class: 10}}")
+    assert refused("plan", "smoke", "--data", own_images, *split) == line
     assert left_behind(out) == []
 
 
@@ -301,6 +303,32 @@ def test_no_permission(refused: Command, tiny_images: Path, tmp_path: Path) -> N
         locked = tmp_path / "locked"
         locked.mkdir(mode=0o500)
         assert str(locked) in refused(*arguments, "--out", locked / "runs")
+    assert "file name too long" in refused("leaderboard", tmp_path / ("x" * 300))
+    folder = tmp_path / "closed"
+    (folder / "run").mkdir(parents=True)
+    refused("leaderboard", folder / "run")  # all is imported before rights are given up
+    folder.chmod(0)
+    with nobody(tmp_path):
+        for command in ("leaderboard", "resume"):
+            assert f"{folder}/run" in refused(command, folder / "run")
+
+
+@contextlib.contextmanager
+def nobody(folder: Path) -> Iterator[None]:
+    """As a user who may enter the test's folder, but owns nothing."""
+    if os.geteuid() != 0:
+        yield
+        return
+    modes = {path: path.stat().st_mode for path in (folder, *folder.parents[:2])}
+    for path, mode in modes.items():
+        path.chmod(mode | 0o711)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for path, mode in modes.items():
+            path.chmod(mode)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,8 @@ WRONG = [
     ("evaluation.noise=[0, 2]", "evaluation.noise.1", "found 2", "less than or equal to 1"),
     ("data.image_size=0", "data.image_size", "found 0", "greater than or equal to 16"),
     ("encoder.objective=x", "encoder.objective", "found 'x'", "expected 'reconstruction'"),
+    ("encoder.objective={a: 1}", "encoder.objective", "found {'a': 1}", "expected 'reconstr"),
+    ("encoder.architecture=[unet]", "encoder.architecture", "found ['unet']", "expected 'unet'"),
     ("cells.variants=[]", "cells.variants", "found []", "expected at least 1"),
     ("cells.variants=A", "cells.variants", "found 'A'", "expected a list"),
     ("cells.variants=[A, A]", "cells.variants", "found ['A', 'A']", "expected each value once"),
@@ -106,6 +108,11 @@ def test_views_smaller_than_the_images_fit_the_networks(overrides: list[str], sa
     fits += ["cells.variants=[B0, C]", "encoder.architecture=residual"]
     assert load_config("quick", fits).training.view_size == 32
     assert problem(*fits, *overrides).startswith(f"quick: training.view_size: {said}")
+
+
+def test_an_encoder_that_is_no_section() -> None:
+    with pytest.raises(InputError, match="encoder: found 'unet', expected"):
+        load_config("encoders", ["encoder=unet"])
 
 
 def test_unlabelled_pretraining_needs_unlabelled_images() -> None:

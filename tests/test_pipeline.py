@@ -89,6 +89,7 @@ def killed_and_resumed(world: PipelineWorld) -> Path:
     code, _, err = world.run("resume", "killed/tiny")
     assert code == 2
     assert "another process is running this study" in err
+    assert yaml.safe_load((run / "study.yaml").read_text())["state"] == "RUNNING"
     driver.kill()
     driver.communicate()
     finished = len(_finished_trials(run))
@@ -272,6 +273,15 @@ def test_a_finished_study_is_only_reported_again(world: PipelineWorld, undisturb
     code, _, err = world.run(*world.study("undisturbed", "--set", "training.max_epochs=5"))
     assert code == 2
     assert "training.max_epochs" in err
+
+
+def test_a_time_cap_before_any_result(world: PipelineWorld) -> None:
+    cap = ("--set", "search.max_seconds=0.001", "--set", "cells.variants=[A]")
+    code, out, err = world.run(*world.study("capped", *cap))
+    assert code == 0, err
+    assert "A@50: no trial was completed: 0 failed, 0 pruned" in out
+    study = world.folder / "capped" / "tiny" / "study.yaml"
+    assert yaml.safe_load(study.read_text())["state"] == "COMPLETE"
 
 
 def test_leaderboard_and_predict_read_a_finished_study(

@@ -18,7 +18,7 @@ import yaml
 
 from data.sealing import MARK
 from data.storage import InputError, Location
-from study.records import TABLES, Ledger, read_study, read_table, write_study
+from study.records import TABLES, Ledger, amiss, is_study, read_study, read_table, write_study
 
 CELL = {"cell": "A@10", "variant": "A", "label_ratio": 10}
 
@@ -454,6 +454,19 @@ def test_saving_costs_at_most_a_tenth_of_the_time(tmp_path: Path) -> None:
     assert not ledger.save_if_due()
 
 
+def test_where_no_trial_is_complete_no_evaluation_is_missing(tmp_path: Path) -> None:
+    """As after `search.max_seconds`."""
+    ledger = Ledger(Location(tmp_path))
+    ledger.put("trials", trial(0, "PRUNED"))
+    ledger.put("epochs", epoch(0, 1))
+    ledger.save()
+    (tmp_path / "optuna.db").touch()
+    assert amiss(Location(tmp_path), 3) == []
+    ledger.put("trials", trial(1))
+    ledger.save()
+    assert "evaluations.parquet" in amiss(Location(tmp_path), 3)
+
+
 STUDY = {
     "config": {"name": "mine", "seed": 3, "search": {"trials": 4}},
     "versions": {"python": "3.11"},
@@ -479,6 +492,14 @@ def test_a_study_yaml_spoilt_at_any_byte_is_restored_from_its_copy(tmp_path: Pat
         for damaged in spoilt(whole, at):
             file.write_bytes(damaged)
             assert read_study(run) == STUDY
+
+
+def test_a_study_yaml_that_is_gone_is_restored_from_its_copy(run: Location) -> None:
+    write_study(run, STUDY)
+    (run / "study.yaml").delete()
+    assert is_study(run)
+    assert read_study(run) == STUDY
+    assert (run / "study.yaml").is_file()
 
 
 def test_a_study_yaml_and_its_copy_spoilt(tmp_path: Path) -> None:

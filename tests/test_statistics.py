@@ -72,6 +72,16 @@ def test_predictions_give_the_evaluations_to_six_digits(tmp_path: Path) -> None:
             assert found.value[name][at] == pytest.approx(getattr(row, f"test_{name}"), abs=1e-6)
 
 
+def test_one_image_of_each_species_still_varies() -> None:
+    """Those species are one stratum, and the interval is Student's over their images."""
+    predictions = _predictions(np.full(20, 0.6), 1)
+    scores, draws = score_cells(predictions, SPECIES, draws=4000)
+    hit = (predictions["true"] == predictions["pred"]).to_numpy(dtype=float)
+    found = estimate(scores["A@10"], "acc", draws)
+    low, high = stats.t.interval(0.95, 19, hit.mean(), hit.std(ddof=1) / 20**0.5)
+    assert found.high - found.low == pytest.approx(high - low, rel=0.1)
+
+
 def test_one_repeat_gives_the_stratified_bootstrap_of_scipy() -> None:
     """With one repeat only images vary: SciPy's bootstrap of the species' means."""
     predictions = _predictions(np.repeat([0.9, 0.4], 250), 1)

@@ -202,6 +202,25 @@ def test_training_on_features_is_training_on_images(
         assert fast == pytest.approx(direct, abs=1e-4)
 
 
+def test_features_are_of_the_studys_own_validation_images(
+    make_material: MakeMaterial, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where another study on this machine has the same training images and encoder."""
+
+    def rows(valid: int) -> list[Row]:
+        split = {"pooled": {"test_per_class": 10 - valid, "valid_per_class": valid}}
+        made = make_material(data={"split": split})
+        plan = plan_encoder(made, Cell("B1", 100), None)
+        assert plan is not None
+        pretrain(made, plan)
+        return train(made, "B1")[1]
+
+    other, own = rows(4), rows(6)
+    monkeypatch.setenv("MARIPOSA_CACHE", str(tmp_path))
+    assert rows(6) == own
+    assert own != other
+
+
 def test_b0_starts_from_other_weights_than_b2(material: Material) -> None:
     _, scratch = train(material, "B0")
     _, tuned = train(material, "B2")

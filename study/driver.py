@@ -1,0 +1,32 @@
+"""One driver a run, as its records have one writer."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from data.storage import InputError, Location
+
+
+@contextmanager
+def only_driver(run: Location) -> Iterator[None]:
+    """Keep a second driver from a run.
+
+    The lock goes with the process, however it ends. An object store has none.
+
+    Raises:
+        InputError: another process has it.
+    """
+    if not run.is_local:
+        yield
+        return
+    with (run.local / ".driver").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{run}: another process is running this study, expected none; "
+                f"`mariposa leaderboard` shows how far it is"
+            ) from None
+        yield
