@@ -61,7 +61,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Any:
     config = config_from(tree, "memory.py")
     out = Location(folder)
     study = open_study(config, out / config.name)
-    return prepare(config, out, out / config.name, study, images_of(config, study))
+    return prepare(config, out, out / config.name, study, images_of(config, study))[0]
 
 
 def smaps(pid: int, mapped: str) -> tuple[float, float, float]:

@@ -59,14 +59,15 @@ def make_encoder(config_tree: dict[str, Any], folder: Path) -> Path:
     from study.cells import cells_of
     from study.config import config_from
     from study.encoders import plan_encoder, pretrain
-    from study.images import images_of, prepare
+    from study.images import begin, images_of, prepare
     from study.pipeline import open_study
 
     config = config_from(config_tree, "speed.py")
     out = Location(folder)
     run = out / config.name
     study = open_study(config, run)
-    material = prepare(config, out, run, study, images_of(config, study))
+    material, labels = prepare(config, out, run, study, images_of(config, study))
+    begin(run, study, labels)
     plan = plan_encoder(material, cells_of(config)[0], None)
     assert plan is not None
     pretrain(material, plan)

@@ -39,15 +39,24 @@ def pooled_split(
     """
     splits = np.full(np.shape(labels), "train", dtype="<U5")
     for number, order in _shuffled(labels, seed, _POOLED_SPLIT):
-        needed = test_per_class + valid_per_class + 2
-        if len(order) < needed:
-            raise InputError(
-                f"data.split: {_name(number, species)} has {len(order)} images; expected at "
-                f"least {needed} ({test_per_class} test, {valid_per_class} valid, 2 train)"
-            )
+        require_enough(_name(number, species), len(order), test_per_class, valid_per_class)
         splits[order[:test_per_class]] = "test"
-        splits[order[test_per_class : needed - 2]] = "valid"
+        splits[order[test_per_class : test_per_class + valid_per_class]] = "valid"
     return splits
+
+
+def require_enough(species: str, images: int, test_per_class: int, valid_per_class: int) -> None:
+    """Find out whether a species has enough images for a pooled split.
+
+    Raises:
+        InputError: it would keep fewer than two for training.
+    """
+    needed = test_per_class + valid_per_class + 2
+    if images < needed:
+        raise InputError(
+            f"data.split: {species} has {images} images; expected at least {needed} "
+            f"({test_per_class} test, {valid_per_class} valid, 2 train)"
+        )
 
 
 def label_subset(

@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in _NO_WAY_IN or error.filename is None:
             raise
         reason = os.strerror(error.errno).lower()
-        print(f"mariposa: {error.filename}: {reason}; expected a path to go", file=sys.stderr)
+        print(
+            f"mariposa: {error.filename}: {reason}; expected one that can be read", file=sys.stderr
+        )
         return 2
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from data.storage import InputError, Location
+
+LOCK = ".driver"  # in the run's folder
 
 
 @contextmanager
@@ -16,12 +19,12 @@ def only_driver(run: Location) -> Iterator[None]:
     The lock goes with the process, however it ends. An object store has none.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process has it, or the folder cannot be written.
     """
     if not run.is_local:
         yield
         return
-    with (run.local / ".driver").open("w") as stream:
+    with _opened(run) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -30,3 +33,11 @@ def only_driver(run: Location) -> Iterator[None]:
                 f"`mariposa leaderboard` shows how far it is"
             ) from None
         yield
+
+
+def _opened(run: Location) -> IO[str]:
+    try:
+        run.local.mkdir(parents=True, exist_ok=True)
+        return (run.local / LOCK).open("w")
+    except OSError as error:
+        raise InputError(f"{run}: cannot be written ({error.strerror or error})") from None

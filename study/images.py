@@ -11,7 +11,7 @@ from data.packing import node_cache, pack_images
 from data.storage import InputError, Location
 from study.config import Config, PooledSplit
 from study.material import Material
-from study.records import LABELS, write_study, write_table
+from study.records import LABELS, Row, write_study, write_table
 
 
 def images_of(config: Config, study: dict[str, Any]) -> ImageFolder | None:
@@ -39,8 +39,11 @@ def _demo(config: Config) -> Location:
 
 def prepare(
     config: Config, out: Location, run: Location, study: dict[str, Any], folder: ImageFolder | None
-) -> Material:
-    """Decode the images if need be, and begin the run on disk.
+) -> tuple[Material, list[Row]]:
+    """Decode the images if need be, and complete ``study``; writes nothing of the run.
+
+    Returns:
+        The material, and the rows of ``labels.parquet``.
 
     Raises:
         InputError: an image is bad, the images have changed since the run began, the splits or
@@ -64,12 +67,20 @@ def prepare(
     labels = list(material.label_rows())
     study["config"] = config.model_dump(mode="json")
     study["data"] = describe_data(material) | {"layout": layout}
+    return material, labels
+
+
+def begin(run: Location, study: dict[str, Any], labels: list[Row]) -> None:
+    """Begin the run on disk, or go on with it.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     try:
         write_study(run, study)
         write_table(run / "labels.parquet", labels, LABELS)
     except OSError as error:
         raise InputError(f"{run}: cannot be written ({error.strerror or error})") from None
-    return material
 
 
 def with_pooled_split(config: Config) -> Config:

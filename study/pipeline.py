@@ -10,15 +10,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from data.storage import InputError, Location, StorageError
 from study.config import Config, config_from, differences
-from study.driver import only_driver
-from study.images import images_of, prepare, with_pooled_split
+from study.driver import LOCK, only_driver
+from study.images import begin, images_of, prepare, with_pooled_split
 from study.records import amiss, is_study, read_study, write_study
 
 # While a study runs, storage may refuse for so many seconds: a full disk, a server's restart.
@@ -68,7 +68,7 @@ def open_study(config: Config, run: Location) -> dict[str, Any]:
         InputError: a run of that name has another configuration, or cannot be made or read.
     """
     if not is_study(run):
-        if run.is_file() or run.children():
+        if run.is_file() or any(found.name != LOCK for found in run.children()):
             raise InputError(f"{run}: exists and is no run, expected a new name or a run's folder")
         return _new_study(config)
     study = read_study(run)
@@ -117,23 +117,21 @@ def _changes(before: Config, after: Config, keys: list[str]) -> str:
 def _work(
     config: Config, out: Location, run: Location, study: dict[str, Any], address: str | None
 ) -> None:
-    """Parts 2 to 6. Until the images are prepared, nothing of the run has changed on disk."""
+    """Parts 2 to 6. Until the images are prepared and no other process runs the study, nothing of
+    the run has changed on disk.
+    """
     folder = images_of(config, study)
     _require_writable(out)
     _require_reachable(address)
-    begun = bool(study["data"])
-    with ExitStack() as alone:
-        if begun:
-            alone.enter_context(only_driver(run))
-        with ThreadPoolExecutor(1) as thread:
-            preparing = thread.submit(prepare, config, out, run, study, folder)
-            from study.stages import run_stages  # brings Ray and Optuna, while images are decoded
+    with ThreadPoolExecutor(1) as thread:
+        preparing = thread.submit(prepare, config, out, run, study, folder)
+        from study.stages import run_stages  # brings Ray and Optuna, while images are decoded
 
-            material = preparing.result().patient(STORAGE_PATIENCE)
-        if not begun:
-            alone.enter_context(only_driver(run))
+        material, labels = preparing.result()
+    with only_driver(run):
+        begin(run, study, labels)
         with _recorded(run, study):
-            study["failures"] = run_stages(material, address)
+            study["failures"] = run_stages(material.patient(STORAGE_PATIENCE), address)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data.folders import find_images
-from data.storage import InputError, Location
+from data.splits import require_enough
+from data.storage import Location
 from study.cells import all_trained_cells, cells_of
 from study.config import Config, PooledSplit
 
@@ -59,13 +60,8 @@ def count_images(config: Config) -> Counts:
 
 def _pooled(split: PooledSplit, images: Mapping[str, int]) -> Counts:
     test, valid = split.test_per_class, split.valid_per_class
-    needed = test + valid + 2
     for species, count in images.items():
-        if count < needed:
-            raise InputError(
-                f"data.split: {species} has {count} images; expected at least {needed} "
-                f"({test} test, {valid} valid, 2 train)"
-            )
+        require_enough(species, count, test, valid)
     train = tuple(count - test - valid for count in images.values())
     return Counts(train, valid * len(images), test * len(images))
 

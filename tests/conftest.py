@@ -28,11 +28,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files that mostly wait for clusters: begun first, or one of them is left alone at the end.
 LONG = "pipeline machines submit full_disk s3 damage recipe_search reconstructions robustness"
-FIRST = [f"test_{name}.py" for name in LONG.split()]
+FIRST = {f"test_{name}.py": place for place, name in enumerate(LONG.split())}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else 99)
+    items.sort(key=lambda item: FIRST.get(item.path.name, len(FIRST)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ from conftest import SPECIES, draw_image, tiny_tree
 
 from data.storage import Location
 from study.config import config_from
-from study.images import images_of, prepare
+from study.images import begin, images_of, prepare
 from study.pipeline import open_study
 
 
@@ -20,7 +20,8 @@ def opened(root: Path, out: Path) -> dict[str, Any]:
     config, location = config_from(tiny_tree(root), "a test"), Location(out)
     run = location / config.name
     study = open_study(config, run)
-    prepare(config, location, run, study, images_of(config, study))
+    _, labels = prepare(config, location, run, study, images_of(config, study))
+    begin(run, study, labels)
     written: dict[str, Any] = yaml.safe_load((out / "tiny" / "study.yaml").read_text())
     return written
 

@@ -86,10 +86,12 @@ def killed_and_resumed(world: PipelineWorld) -> Path:
     run = world.folder / "killed" / "tiny"
     driver = world.start(*world.study("killed"))
     _wait_for_finished_trials(run, 2)
-    code, _, err = world.run("resume", "killed/tiny")
+    before = (run / "study.yaml").read_text()
+    code, _, err = world.run(*world.study("killed", "--set", "search.trials=99"))
     assert code == 2
     assert "another process is running this study" in err
-    assert yaml.safe_load((run / "study.yaml").read_text())["state"] == "RUNNING"
+    assert (run / "study.yaml").read_text() == before
+    assert yaml.safe_load(before)["state"] == "RUNNING"
     driver.kill()
     driver.communicate()
     finished = len(_finished_trials(run))
