@@ -144,19 +144,21 @@ def run_study(
         }
 
 
-def outcome(config: Config, run: Location) -> dict[str, int]:
-    """How the records differ from what they must be."""
+def outcome(config: Config, run: Location) -> dict[str, Any]:
+    """How the records differ from what they must be, and what they say of lost trials."""
     trials = pd.DataFrame(read_table(run / "trials.parquet"))
     rows = read_table(run / "epochs.parquet")
     cells, search = cells_of(config), config.search
     ids = {cell.trial_id(number) for cell in cells for number in range(search.trials)}
     ended = trials[trials["state"].isin(("COMPLETE", "PRUNED"))].set_index("trial_id")
+    lost = trials[~trials["trial_id"].isin(ended.index)]
     counts = pd.DataFrame(rows).groupby("trial_id")["epoch"].agg(["size", "nunique", "max"])
     whole = counts.eq(ended["epochs"], axis=0).all(axis=1)
     table = pd.read_csv((run / "table_i.csv").local)
     return {
         "trials": len(ids),
         "trials_lost": len(ids - set(ended.index)),
+        "why_lost": {row.trial_id: f"{row.state}: {row.error}" for row in lost.itertuples()},
         "trials_with_wrong_epochs": int((~whole).sum()),
         "decisions_not_implied": decisions_not_implied(config, trials, rows),
         "rows_of_table_i_missing": len(cells) - int(table["test_acc"].notna().sum()),

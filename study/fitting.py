@@ -129,11 +129,10 @@ class EpochEnd(L.Callback):
         self._epoch_started = time.monotonic()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epoch_started = time.monotonic()
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not at the start of training, which Lightning leaves out where no epoch is left.
         for row in self.rows:  # of the checkpoint that the fit goes on from
             self.report(row)
+        self._epoch_started = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         state = {"rows": self.rows, "rng": torch.get_rng_state()}

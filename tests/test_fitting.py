@@ -134,6 +134,18 @@ def test_storage_that_takes_no_checkpoint_stops_no_fit(
     assert values(going_on.reported) == values(undisturbed.reported)
 
 
+def test_a_fit_that_dies_after_its_last_epoch_reports_all_of_them_again(
+    material: Material, undisturbed: Fit, tmp_path: Path
+) -> None:
+    """Its checkpoint is whole, but whoever counts the epochs may have died with it."""
+    checkpoint = Checkpoint(Location(tmp_path), "x")
+    Fit(material, checkpoint=checkpoint)
+    again = Fit(material, checkpoint=checkpoint)
+    assert values(again.reported) == values(undisturbed.reported)
+    assert again.trainer.global_step == undisturbed.trainer.global_step
+    assert again.ends.best_state is not None
+
+
 def test_interrupted_twice(material: Material, undisturbed: Fit, tmp_path: Path) -> None:
     checkpoint = Checkpoint(Location(tmp_path), "x")
     for kill_after in (1, 3):
