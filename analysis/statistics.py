@@ -39,11 +39,13 @@ def metrics(
 ) -> dict[str, np.ndarray]:
     """Loss, accuracy, and macro F1, precision and recall as scikit-learn with zero_division=0.
 
+    A species that is in no image and no prediction is left out of the macro means.
+
     Args:
         true: species of each image, (N,) in [0, K).
         pred: predicted species by each repeat, (R, N) in [0, K).
         loss: cross entropy of each image in nats, (R, N).
-        classes: K; a species without images counts as 0 in the macro means.
+        classes: K.
         weights: how often each draw holds each image, (N, B); without it, once each.
 
     Returns:
@@ -62,9 +64,10 @@ def metrics(
         predicted = named @ weights  # (K, B)
         found = (named * hit[r]) @ weights
         result["acc"][r] = found.sum(axis=0) / total
-        result["precision"][r] = _ratio(found, predicted).mean(axis=0)
-        result["recall"][r] = _ratio(found, support).mean(axis=0)
-        result["f1"][r] = _ratio(2 * found, predicted + support).mean(axis=0)
+        occurs = (predicted + support > 0).sum(axis=0)
+        result["precision"][r] = _ratio(found, predicted).sum(axis=0) / occurs
+        result["recall"][r] = _ratio(found, support).sum(axis=0) / occurs
+        result["f1"][r] = _ratio(2 * found, predicted + support).sum(axis=0) / occurs
     return result
 
 

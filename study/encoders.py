@@ -102,12 +102,23 @@ def load_encoder(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     Raises:
         InputError: the file is damaged.
     """
+    return _tensors(plan.weights(material.run), plan.card(material.run))
+
+
+def _tensors(file: Location, card: Location) -> dict[str, Any]:
+    """Of a file of weights that is what its card says; read once, as another may replace it."""
     from models.weights import from_bytes
 
-    file = plan.weights(material.run)
-    if read_card(plan, material.run) is None:
-        raise InputError(f"{file}: it or its card is damaged; resume, and it is made again")
-    return from_bytes(file.read_bytes())[0]
+    try:
+        expected = unseal_json(card.read_text())["checksums"][file.name]
+        content = file.read_bytes()
+        if digest(content) != expected:
+            raise ValueError("is not what its card says")
+        return from_bytes(content)[0]
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{file}: it or its card is damaged; resume, and it is made again"
+        ) from error
 
 
 def encoder_digest(material: Material, plan: EncoderPlan) -> str:
@@ -122,13 +133,8 @@ def load_objective(material: Material, plan: EncoderPlan) -> Any:
     Raises:
         InputError: the file is damaged.
     """
-    from models.weights import from_bytes
-
-    file = plan.objective(material.run)
-    if read_card(plan, material.run) is None:
-        raise InputError(f"{file}: it or its card is damaged; resume, and it is made again")
     objective = new_objective(material, plan)
-    objective.load_state_dict(from_bytes(file.read_bytes())[0])
+    objective.load_state_dict(_tensors(plan.objective(material.run), plan.card(material.run)))
     return objective.eval()
 
 
@@ -149,6 +155,8 @@ def encoder_settings(recipe: Encoder, image_size: int) -> dict[str, Any]:
 def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     """Train an encoder on its images by its objective, keep its best epoch on valid, write it.
 
+    One that is there already, whole, is not trained again.
+
     Paper, section III-A; Adam, early stopping on the loss over the validation images.
 
     Returns:
@@ -161,6 +169,9 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     from models.weights import to_bytes
     from study.fitting import Checkpoint, EpochEnd, fit, use_device
 
+    made = read_card(plan, material.run)
+    if made is not None:  # by a task of a driver that died, or one whose machine did
+        return made
     settings = plan.recipe
     device = use_device(material.config)
     torch.manual_seed(plan.seed)

@@ -221,6 +221,18 @@ def test_features_are_of_the_studys_own_validation_images(
     assert own != other
 
 
+def test_a_whole_encoder_is_not_pretrained_again(material: Material) -> None:
+    """By a task that Ray runs again, as its machine died when all was written."""
+    plan = plan_encoder(material, Cell("B1", 100), None)
+    assert plan is not None
+    card = pretrain(material, plan)
+    assert pretrain(material, plan) == card, "with the times of its epochs"
+    plan.weights(material.run).write_bytes(b"torn")
+    again = pretrain(material, plan)
+    assert again["epochs"] != card["epochs"]
+    assert again["checksums"] == card["checksums"]
+
+
 def test_b0_starts_from_other_weights_than_b2(material: Material) -> None:
     _, scratch = train(material, "B0")
     _, tuned = train(material, "B2")
