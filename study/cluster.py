@@ -35,8 +35,9 @@ _QUIET = {
 }
 _WORKERS = MEMORY_ENVIRONMENT | {
     "PL_DISABLE_FORK": "1",  # as Tune sets it for its actors: so they can take any idle worker
-    # A trial's function may be in the middle of an epoch when its actor is given to the next.
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+    # A trial that has ended may still close its W&B run when its actor is given to the next. Tune
+    # drops the next one, and tells nobody, where that takes longer.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "86400",
 }
 _PASSED_ON = ("MARIPOSA_CHECKPOINT_SECONDS",)  # from the driver's environment to the workers'
 
@@ -54,8 +55,10 @@ def connected(address: str | None) -> Iterator[None]:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    # Tune warns of each trial's missing result.json, which nobody asked it to write.
+    # Tune warns of each trial's missing result.json, which nobody asked it to write, and calls a
+    # trial whose process was lost an error, which goes on as another one of Tune's.
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     options |= {"runtime_env": {"env_vars": _WORKERS | given}}

@@ -302,8 +302,12 @@ class StudySearch:
 
     def take_up_postponed(self) -> None:
         """Hand out the postponed trials again, first of all."""
-        self._interrupted = self.postponed + self._interrupted
+        self.take_up(self.postponed)
         self.postponed = []
+
+    def take_up(self, trials: list[Trial]) -> None:
+        """Hand these out again, first of all."""
+        self._interrupted = trials + self._interrupted
 
     def give_up(self, cell: Cell, error: str) -> None:
         """Record all trials that the cell has left as FAIL: its encoder cannot be had."""

@@ -10,15 +10,17 @@ Ray's side of it, found in its sources (2.60):
 - ``num_samples`` caps a searcher, and defaults to 1.
 - A searcher that answers None is asked again; with no trial alive, in a loop that calls nothing
   else. So whatever has to go on meanwhile happens in `suggest`.
-- What `on_trial_complete` raises is taken for the trial's own failure, and the trial run again:
-  so it is kept, and raised at the next turn.
-- ``max_failures=-1`` would also retry a trial that raises, for ever: `run_trial` catches, and
-  only lost processes and machines are retried.
+- What `on_trial_complete` raises is taken for the trial's own failure: so it is kept, and raised
+  at the next turn.
+- What Tune runs again itself it may lose: a trial that was to take over the actor of one that has
+  ended is given up at once if the actor dies at that moment, as the death is counted twice. So
+  its own ``max_failures`` is 0, and a trial whose process or machine is lost is handed out anew.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +35,8 @@ from study.material import Material, checkpoint_file
 from study.records import Row
 from study.search import StudySearch, Trial
 
-LOST_PROCESSES = 10  # a trial whose process is lost that often is FAIL
+LOST_PROCESSES = 10  # a trial that loses more is FAIL
+GOES_ON = "it runs again, from its checkpoint if it has one"
 
 
 def run_trial(config: dict[str, Any], material: Material) -> None:
@@ -91,12 +94,12 @@ def run_search(
     """
     if not search.can_start:
         return
-    _run_tuner(material, search, capacity, room, tick)
+    _run_tuner(material, search, capacity, room, tick, say)
     while search.postponed:
         capacity.enlarge()
         say(f"out of GPU memory: from now on each trial gets {capacity.gpus:g} of a GPU")
         search.take_up_postponed()
-        _run_tuner(material, search, capacity, room, tick)
+        _run_tuner(material, search, capacity, room, tick, say)
 
 
 def _run_tuner(
@@ -105,10 +108,11 @@ def _run_tuner(
     capacity: Capacity,
     room: Callable[[], int],
     tick: Callable[[], None],
+    say: Callable[[str], None],
 ) -> None:
-    todo = len(search.cells) * material.config.search.trials
+    most = len(search.cells) * material.config.search.trials * (1 + LOST_PROCESSES)
     running: dict[str, Trial] = {}
-    searcher = CellSearcher(search, running, material, room, tick)
+    searcher = CellSearcher(search, running, material, room, tick, say)
     with tempfile.TemporaryDirectory(prefix="mariposa-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
@@ -118,8 +122,8 @@ def _run_tuner(
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=CellScheduler(search, running, capacity),
-                num_samples=todo,
-                max_concurrent_trials=todo,  # fewer: the searcher's own limit follows the cluster
+                num_samples=most,
+                max_concurrent_trials=most,  # fewer: the searcher's own limit follows the cluster
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.config["trial"]["trial_id"],
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -128,7 +132,6 @@ def _run_tuner(
                 name="search",
                 storage_path=folder,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=LOST_PROCESSES),
                 callbacks=[_Tick(searcher.turn)],
             ),
         )
@@ -152,11 +155,13 @@ class CellSearcher(_Stateless, Searcher):
         material: Material,
         room: Callable[[], int],
         tick: Callable[[], None],
+        say: Callable[[str], None],
     ):
         super().__init__(metric=search.metric, mode=search.config.search.mode)
         self.search, self.running = search, running
-        self.material, self.room, self.tick = material, room, tick
+        self.material, self.room, self.tick, self.say = material, room, tick, say
         self.failed: Exception | None = None
+        self.lost: Counter[str] = Counter()  # processes, by trial
 
     def turn(self) -> None:
         """At every turn of the driver."""
@@ -191,6 +196,11 @@ class CellSearcher(_Stateless, Searcher):
 
     def _end(self, trial: Trial, node: str | None, lost: bool) -> None:
         if trial in self.search.postponed:
+            return
+        self.lost[trial.trial_id] += lost
+        if lost and self.lost[trial.trial_id] <= LOST_PROCESSES:
+            self.say(f"{trial.trial_id}: its process was lost; {GOES_ON}")
+            self.search.take_up([trial])
             return
         if lost:
             self.search.fail(trial, f"its process was lost {LOST_PROCESSES + 1} times")

@@ -201,6 +201,73 @@ def test_a_trial_that_no_gpu_holds_fails(
     }
 
 
+def trial_that_dies_at_its_end(folder: Path) -> Callable[..., None]:
+    """The first whose actor Tune gives to the next trial takes that actor's process along."""
+
+    def trial(config: dict[str, Any], material: None) -> None:
+        from ray import tune
+
+        row = dict.fromkeys(("train_loss", "val_loss", "val_acc", "val_f1", "seconds"), 0.5)
+        try:
+            for epoch in (1, 2):
+                tune.report({"epoch": epoch, **row, "ended": 0.0, "node": "here"})
+        except SystemExit:  # how Tune ends a trial that was stopped
+            dies_once(folder)
+            raise
+
+    return trial
+
+
+def test_a_trial_is_not_lost_with_the_process_that_it_was_to_take_over(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Tune counts one death twice there, and gives up a trial that has not begun."""
+    material = make_material(
+        resources={"gpus_per_trial": 0, "max_concurrent": 1},
+        training={"max_epochs": 2},
+        search={"trials": 4},
+        cells={"variants": ["A"], "label_ratios": [100]},
+    )
+    monkeypatch.setattr(tuning, "run_trial", trial_that_dies_at_its_end(tmp_path))
+    ledger = Ledger(material.run)
+    search = StudySearch(material.config, ledger, lambda cell: True)
+    monkeypatch.setattr(search.rungs[search.cells[0]], "goes_on", lambda *_: False)
+    have, said = Capacity(material.config), []
+    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
+    assert (tmp_path / "died").exists()
+    assert said == [f"A@100-001: its process was lost; {tuning.GOES_ON}"]
+    assert search.finished
+    assert [(row["state"], row["epochs"]) for row in ledger.rows("trials")] == [("PRUNED", 1)] * 4
+
+
+def trial_that_always_dies(config: dict[str, Any], material: None) -> None:
+    os.kill(os.getpid(), 9)
+
+
+def test_a_trial_that_always_loses_its_process_fails(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material = make_material(
+        resources={"gpus_per_trial": 0},
+        search={"trials": 1},
+        cells={"variants": ["A"], "label_ratios": [50, 100]},
+    )
+    monkeypatch.setattr(tuning, "run_trial", trial_that_always_dies)
+    monkeypatch.setattr(tuning, "LOST_PROCESSES", 2)
+    ledger = Ledger(material.run)
+    search = StudySearch(material.config, ledger, lambda cell: True)
+    have, said = Capacity(material.config), []
+    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
+    assert sorted(said) == sorted(
+        f"{trial}: its process was lost; {tuning.GOES_ON}"
+        for trial in ("A@50-000", "A@100-000")
+        for _ in range(2)
+    )
+    assert [(row["state"], row["error"]) for row in ledger.rows("trials")] == [
+        ("FAIL", "its process was lost 3 times")
+    ] * 2
+
+
 def test_a_search_that_waits_for_an_encoder_holds_no_processor(
     make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
 ) -> None:
