@@ -10,6 +10,7 @@ patient location tries again until its patience is over.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -196,7 +197,7 @@ class Location:
         temporary = self._temporary()
         try:
             temporary.write_bytes(content)
-            os.replace(temporary, self.local)
+            _rename(temporary, self.local)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -233,7 +234,7 @@ class Location:
         temporary = self._temporary()
         try:
             shutil.copyfile(source, temporary)
-            os.replace(temporary, self.local)
+            _rename(temporary, self.local)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -301,6 +302,19 @@ class Location:
 
 _TEMPORARY = ".part-"
 _FILE_SYSTEMS: dict[str, FileSystem] = {}
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    """When it is on the disk: after a power cut some file systems have the name and no content."""
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not all shares can; the content is safe
+            os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

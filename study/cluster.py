@@ -27,6 +27,7 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # study.tuning runs again what is lost, not Tune
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # study.stages has its own, for all its parts
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails reports no metric
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -198,7 +199,8 @@ class Tasks:
         capacity: Capacity,
         at_once: Callable[[], int] | None = None,
     ):
-        self._remote = ray.remote(function)
+        # As Ray does where a function itself asks for GPUs: its process would go on holding memory.
+        self._remote = ray.remote(max_calls=1)(function) if capacity.gpus else ray.remote(function)
         self._capacity, self._at_once = capacity, at_once
         self._waiting: list[_Task] = []
         self._running: dict[ray.ObjectRef, _Task] = {}
@@ -263,6 +265,13 @@ class _Task:
 def is_out_of_memory(error: object) -> bool:
     """Whether it is PyTorch's error of a GPU without memory left."""
     return type(error).__name__ == "OutOfMemoryError" and "torch" in type(error).__module__
+
+
+def loses_the_gpu(error: object) -> bool:
+    """Whether it is an error of CUDA's after which the process cannot use it any more."""
+    if is_out_of_memory(error):
+        return False
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
 def one_line(error: BaseException) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
 from data.storage import InputError, Location
 
+log = logging.getLogger(__name__)
 LOCK = ".driver"  # in the run's folder
 
 
@@ -16,7 +18,7 @@ LOCK = ".driver"  # in the run's folder
 def only_driver(run: Location) -> Iterator[None]:
     """Keep a second driver from a run.
 
-    The lock goes with the process, however it ends. An object store has none.
+    The lock goes with the process, however it ends. An object store has none, nor have some shares.
 
     Raises:
         InputError: another process has it, or the folder cannot be written.
@@ -32,6 +34,8 @@ def only_driver(run: Location) -> Iterator[None]:
                 f"{run}: another process is running this study, expected none; "
                 f"`mariposa leaderboard` shows how far it is"
             ) from None
+        except OSError as error:
+            log.warning("%s: has no locks (%s), so start it only once", run, error.strerror)
         yield
 
 

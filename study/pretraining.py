@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from data.storage import StorageError
 from study.cells import Cell
 from study.cluster import Capacity, Tasks, one_line
 from study.encoders import EncoderPlan, plan_encoder, pretrain, read_card
@@ -46,8 +47,14 @@ class EncoderPool:
             self._record(plan.key, card)
 
     def collect(self, seconds: float = 0.0) -> None:
-        """Take in what has been finished; waits up to that long for the first."""
+        """Take in what has been finished; waits up to that long for the first.
+
+        Raises:
+            StorageError: storage refused the weights for too long.
+        """
         for key, result in self._tasks.ended(seconds):
+            if isinstance(result, StorageError):
+                raise result  # no fault of the encoder: the study goes on when storage does
             if isinstance(result, Exception):
                 self.failed[str(key)] = f"encoder {key}: {one_line(result)}"
             else:

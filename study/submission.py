@@ -234,7 +234,8 @@ class Cluster:
                 if time.monotonic() > limit:
                     raise SubmissionFailedError(
                         f"{name}: {self.address} no longer answers ({_last_line(error)}); the "
-                        f"same command goes on, here or on another cluster with the same --out"
+                        f"same command goes on, here or, if this cluster is gone, on another "
+                        f"with the same --out"
                     ) from None
             else:
                 limit = time.monotonic() + PATIENCE

@@ -15,6 +15,7 @@ Ray's side of it, found in its sources (2.60):
 - What Tune runs again itself it may lose: a trial that was to take over the actor of one that has
   ended is given up at once if the actor dies at that moment, as the death is counted twice. So
   its own ``max_failures`` is 0, and a trial whose process or machine is lost is handed out anew.
+- An actor that Ray ends for want of memory raises what Tune does not know for a death: all ends.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from study.cells import Cell
-from study.cluster import Capacity, is_out_of_memory, one_line
+from study.cluster import Capacity, is_out_of_memory, loses_the_gpu, one_line
 from study.material import Material, checkpoint_file
 from study.records import Row
 from study.search import StudySearch, Trial
@@ -42,7 +43,8 @@ GOES_ON = "it runs again, from its checkpoint if it has one"
 def run_trial(config: dict[str, Any], material: Material) -> None:
     """What Ray Tune runs in an actor: one trial, each epoch reported.
 
-    A trial that raises reports that as its last result and ends in good order.
+    A trial that raises reports that as its last result and ends in good order. Where it has lost
+    its GPU, its process must not be given to the next trial, and raises.
     """
     from study.fitting import Checkpoint
     from study.trial import train_classifier
@@ -64,6 +66,9 @@ def run_trial(config: dict[str, Any], material: Material) -> None:
             checkpoint=Checkpoint(material.run, trial.fit_name),
         )
     except Exception as error:
+        if loses_the_gpu(error):
+            tune.report({"lost": one_line(error), "node": node})
+            raise
         kind = "out_of_memory" if is_out_of_memory(error) else "error"
         tune.report({kind: one_line(error), "node": node})
 
@@ -92,14 +97,13 @@ def run_search(
         tick: called at every turn of the driver; may raise to end the search.
         say: shows a line to the user.
     """
-    if not search.can_start:
-        return
-    _run_tuner(material, search, capacity, room, tick, say)
-    while search.postponed:
-        capacity.enlarge()
-        say(f"out of GPU memory: from now on each trial gets {capacity.gpus:g} of a GPU")
-        search.take_up_postponed()
-        _run_tuner(material, search, capacity, room, tick, say)
+    lost = Losses()
+    while search.can_start:
+        _run_tuner(material, search, capacity, room, tick, say, lost)
+        if search.postponed:
+            capacity.enlarge()
+            say(f"out of GPU memory: from now on each trial gets {capacity.gpus:g} of a GPU")
+            search.take_up_postponed()
 
 
 def _run_tuner(
@@ -109,10 +113,11 @@ def _run_tuner(
     room: Callable[[], int],
     tick: Callable[[], None],
     say: Callable[[str], None],
+    lost: Losses,
 ) -> None:
     most = len(search.cells) * material.config.search.trials * (1 + LOST_PROCESSES)
     running: dict[str, Trial] = {}
-    searcher = CellSearcher(search, running, material, room, tick, say)
+    searcher = CellSearcher(search, running, material, room, tick, say, lost)
     with tempfile.TemporaryDirectory(prefix="mariposa-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
@@ -121,7 +126,7 @@ def _run_tuner(
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=CellScheduler(search, running, capacity),
+                scheduler=CellScheduler(search, running, capacity, lost),
                 num_samples=most,
                 max_concurrent_trials=most,  # fewer: the searcher's own limit follows the cluster
                 reuse_actors=True,
@@ -135,7 +140,12 @@ def _run_tuner(
                 callbacks=[_Tick(searcher.turn)],
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, ray.exceptions.RayError):
+                raise
+            searcher.take_back()
 
 
 class _Stateless:
@@ -143,6 +153,24 @@ class _Stateless:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class Losses:
+    """The processes that trials have lost.
+
+    Attributes:
+        times: how many, by trial.
+        reasons: of the next loss, where a trial could say.
+    """
+
+    def __init__(self) -> None:
+        self.times: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
+
+    def add(self, trial_id: str) -> tuple[int, str]:
+        """One more: how many there are now, and why."""
+        self.times[trial_id] += 1
+        return self.times[trial_id], self.reasons.pop(trial_id, "its process was lost")
 
 
 class CellSearcher(_Stateless, Searcher):
@@ -156,12 +184,13 @@ class CellSearcher(_Stateless, Searcher):
         room: Callable[[], int],
         tick: Callable[[], None],
         say: Callable[[str], None],
+        lost: Losses,
     ):
         super().__init__(metric=search.metric, mode=search.config.search.mode)
         self.search, self.running = search, running
         self.material, self.room, self.tick, self.say = material, room, tick, say
         self.failed: Exception | None = None
-        self.lost: Counter[str] = Counter()  # processes, by trial
+        self.lost = lost
 
     def turn(self) -> None:
         """At every turn of the driver."""
@@ -194,16 +223,21 @@ class CellSearcher(_Stateless, Searcher):
         except Exception as caught:  # Tune would take it for the trial's own
             self.failed = self.failed or caught
 
+    def take_back(self) -> None:
+        """Count all that run as lost: Tune has ended them."""
+        while self.running:
+            self._end(self.running.popitem()[1], None, lost=True)
+
     def _end(self, trial: Trial, node: str | None, lost: bool) -> None:
         if trial in self.search.postponed:
             return
-        self.lost[trial.trial_id] += lost
-        if lost and self.lost[trial.trial_id] <= LOST_PROCESSES:
-            self.say(f"{trial.trial_id}: its process was lost; {GOES_ON}")
-            self.search.take_up([trial])
-            return
         if lost:
-            self.search.fail(trial, f"its process was lost {LOST_PROCESSES + 1} times")
+            times, reason = self.lost.add(trial.trial_id)
+            if times <= LOST_PROCESSES and not self.search.stopped:
+                self.say(f"{trial.trial_id}: {reason}; {GOES_ON}")
+                self.search.take_up([trial])
+                return
+            self.search.fail(trial, f"{reason} ({times} in all)")
         self.search.end(trial, node)
         checkpoint_file(self.material.run, trial.fit_name).delete()
 
@@ -217,15 +251,20 @@ class CellSearcher(_Stateless, Searcher):
 class CellScheduler(_Stateless, FIFOScheduler):
     """Records each result and stops trials as the search says."""
 
-    def __init__(self, search: StudySearch, running: dict[str, Trial], capacity: Capacity):
+    def __init__(
+        self, search: StudySearch, running: dict[str, Trial], capacity: Capacity, lost: Losses
+    ):
         super().__init__()
-        self.search, self.running, self.capacity = search, running, capacity
+        self.search, self.running, self.capacity, self.lost = search, running, capacity, lost
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         known = self.running[trial.trial_id]
         if "out_of_memory" in result and self.capacity.shares_gpus:
             self.search.postpone(known)
             return TrialScheduler.STOP
+        if "lost" in result:  # its last words
+            self.lost.reasons[known.trial_id] = result["lost"]
+            return TrialScheduler.CONTINUE
         if "out_of_memory" in result or "error" in result:
             self.search.fail(known, result.get("error") or result["out_of_memory"])
             return TrialScheduler.STOP

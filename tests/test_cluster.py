@@ -14,8 +14,8 @@ import torch
 from conftest import REPOSITORY, tiny_tree
 from ray import cloudpickle
 
-from data.storage import InputError, Location
-from study import cluster, tuning
+from data.storage import InputError, Location, StorageError
+from study import cluster, pretraining, tuning
 from study.cells import Cell
 from study.cluster import Capacity, Tasks, is_out_of_memory, require_seen_by_all
 from study.config import config_from
@@ -117,6 +117,17 @@ def test_a_task_whose_process_dies_is_run_again(tmp_path: Path) -> None:
     tasks = Tasks(dies_once, capacity(gpus_per_trial=0))
     tasks.add("one", tmp_path)
     assert results(tasks) == {"one": "done"}
+
+
+def own_process(name: int) -> int:
+    return os.getpid()
+
+
+def test_a_task_on_a_gpu_leaves_no_process_that_holds_its_memory() -> None:
+    tasks = Tasks(own_process, capacity(gpus_per_trial=1), lambda: 1)
+    for name in range(3):
+        tasks.add(name, name)
+    assert len(set(results(tasks).values())) == 3
 
 
 def test_no_more_tasks_at_once_than_told(tmp_path: Path) -> None:
@@ -240,6 +251,78 @@ def test_a_trial_is_not_lost_with_the_process_that_it_was_to_take_over(
     assert [(row["state"], row["epochs"]) for row in ledger.rows("trials")] == [("PRUNED", 1)] * 4
 
 
+def trial_that_loses_its_gpu(folder: Path) -> Callable[..., None]:
+    """Once; and runs everything else in the process that is left."""
+
+    def train(*args: Any, report: Callable[[Any], object], **kwargs: Any) -> None:
+        try:
+            (folder / "lost").touch(exist_ok=False)
+        except FileExistsError:
+            row = dict.fromkeys(("train_loss", "val_loss", "val_acc", "val_f1", "seconds"), 0.5)
+            assert os.getpid() != int((folder / "lost").read_text())
+            report({"epoch": 1, **row, "ended": 0.0})
+            return
+        (folder / "lost").write_text(str(os.getpid()))
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def trial(config: dict[str, Any], material: Material) -> None:
+        import study.trial
+
+        study.trial.train_classifier = train  # type: ignore[assignment]
+        tuning.run_trial(config, material)
+
+    return trial
+
+
+def test_a_process_without_its_gpu_is_given_to_no_other_trial(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    material = make_material(
+        resources={"gpus_per_trial": 1, "max_concurrent": 1},
+        training={"max_epochs": 1},
+        cells={"variants": ["A"], "label_ratios": [100]},
+    )
+    monkeypatch.setattr(tuning, "run_trial", trial_that_loses_its_gpu(tmp_path))
+    ledger = Ledger(material.run)
+    search = StudySearch(material.config, ledger, lambda cell: True)
+    have, said = Capacity(material.config), []
+    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
+    reason = "AcceleratorError: CUDA error: an illegal memory access was encountered"
+    assert said == [f"A@100-000: {reason}; {tuning.GOES_ON}"]
+    trials = [(row["state"], row["error"]) for row in ledger.rows("trials")]
+    assert trials == [("COMPLETE", None)] * 2
+
+
+def test_the_search_goes_on_where_ray_ends_a_trial_for_want_of_memory(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Tune does not know Ray's error for a death, and ends; so it does here for the first death."""
+    from ray.air.execution._internal import actor_manager
+
+    material = make_material(
+        resources={"gpus_per_trial": 0},
+        training={"max_epochs": 2},
+        cells={"variants": ["A"], "label_ratios": [50, 100]},
+    )
+    monkeypatch.setattr(tuning, "run_trial", trial_that_dies_once(tmp_path))
+    monkeypatch.setattr(actor_manager, "RayActorError", KeyboardInterrupt)
+    ledger = Ledger(material.run)
+    search = StudySearch(material.config, ledger, lambda cell: True)
+    have, said = Capacity(material.config), []
+    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
+    assert said
+    assert all("its process was lost" in line for line in said)
+    assert [(row["state"], row["epochs"]) for row in ledger.rows("trials")] == [("COMPLETE", 2)] * 4
+
+
+def trial_that_dies_once(folder: Path) -> Callable[..., None]:
+    def trial(config: dict[str, Any], material: None) -> None:
+        dies_once(folder)
+        trial_that_needs(0.0)(config, material)
+
+    return trial
+
+
 def trial_that_always_dies(config: dict[str, Any], material: None) -> None:
     os.kill(os.getpid(), 9)
 
@@ -264,8 +347,24 @@ def test_a_trial_that_always_loses_its_process_fails(
         for _ in range(2)
     )
     assert [(row["state"], row["error"]) for row in ledger.rows("trials")] == [
-        ("FAIL", "its process was lost 3 times")
+        ("FAIL", "its process was lost (3 in all)")
     ] * 2
+
+
+def refuses(material: Material, plan: object) -> None:
+    raise StorageError(f"{material.run}: storage has refused for 180 s")
+
+
+def test_an_encoder_that_storage_refuses_ends_the_study_and_no_trial(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trials would be FAIL for good, also when storage works again."""
+    monkeypatch.setattr(pretraining, "pretrain", refuses)
+    material = make_material(resources={"gpus_per_trial": 0})
+    pool = pretraining.EncoderPool(material, Ledger(material.run), Capacity(material.config))
+    pool.want([Cell("B1", 100)], [None])
+    with pytest.raises(StorageError, match="refused"):
+        pool.collect(60.0)
 
 
 def test_a_search_that_waits_for_an_encoder_holds_no_processor(
