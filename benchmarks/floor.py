@@ -137,7 +137,7 @@ def features(
     )
     for split, (inputs, _) in data.items():
         own = inputs.chunk(place.processes)[place.number]
-        shares = encode_batches(network.encoder, own.split(BATCH)).numpy()
+        shares = encode_batches(network, own.split(BATCH)).numpy()
         np.save(place.folder / f"{split}-{place.number}.npy", shares)
     place.barrier.wait()
 
