@@ -103,10 +103,12 @@ def _resume(options: argparse.Namespace) -> int:
     run = _run_location(options.run)
     config = config_from(read_study(run)["config"], str(run / "study.yaml"))
     config = config.model_copy(update={"name": run.name})  # the folder may have been renamed
-    return _study(options, config, run.parent)
+    return _study(options, config, run.parent, options.restart_errored)
 
 
-def _study(options: argparse.Namespace, config: Config, out: Location) -> int:
+def _study(
+    options: argparse.Namespace, config: Config, out: Location, restart_errored: bool = False
+) -> int:
     from study.pipeline import StudyFailedError, run_study
     from study.submission import use_token
 
@@ -115,7 +117,7 @@ def _study(options: argparse.Namespace, config: Config, out: Location) -> int:
     run = out / config.name
     options.resume_hint = f"mariposa resume {_shown(run)}"
     try:
-        report = run_study(config, out, options.address)
+        report = run_study(config, out, options.address, restart_errored)
     except StudyFailedError as error:
         print(f"mariposa: {error}", file=sys.stderr)
         print(_shown(run / "report.html"))
@@ -306,6 +308,11 @@ def _parser() -> argparse.ArgumentParser:
     resume = commands.add_parser("resume", help="go on with an interrupted study")
     resume.add_argument("run", metavar="RUN")
     resume.add_argument("--address", help="of a Ray cluster")
+    resume.add_argument(
+        "--restart-errored",
+        action="store_true",
+        help="run trials that are FAIL again, from scratch",
+    )
     resume.set_defaults(command=_resume)
 
     submit = commands.add_parser("submit", help="`run` as a job on a Ray cluster, and its log here")

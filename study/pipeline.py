@@ -30,8 +30,10 @@ class StudyFailedError(Exception):
     """The study ended, but a cell of it has no result: exit code 1."""
 
 
-def run_study(config: Config, out: Location, address: str | None) -> Location:
-    """Run, go on with, or grow the study ``out/config.name``.
+def run_study(
+    config: Config, out: Location, address: str | None, restart_errored: bool = False
+) -> Location:
+    """Run, go on with, or grow the study ``out/config.name``; also run trials that are FAIL again.
 
     1. open: a new run, or the one of that name if its configuration allows
     2. images: found, decoded once, split
@@ -51,8 +53,8 @@ def run_study(config: Config, out: Location, address: str | None) -> Location:
     """
     run = out / config.name
     study = open_study(config, run)
-    if study["state"] != "COMPLETE":
-        _work(config, out, run, study, address)
+    if study["state"] != "COMPLETE" or restart_errored:
+        _work(config, out, run, study, address, restart_errored)
     report = _report(run)
     if study["failures"]:
         raise StudyFailedError("; ".join(study["failures"]))
@@ -115,7 +117,12 @@ def _changes(before: Config, after: Config, keys: list[str]) -> str:
 
 
 def _work(
-    config: Config, out: Location, run: Location, study: dict[str, Any], address: str | None
+    config: Config,
+    out: Location,
+    run: Location,
+    study: dict[str, Any],
+    address: str | None,
+    restart_errored: bool,
 ) -> None:
     """Parts 2 to 6. Until the images are prepared and no other process runs the study, nothing of
     the run has changed on disk.
@@ -131,7 +138,8 @@ def _work(
     with only_driver(run):
         begin(run, study, labels)
         with _recorded(run, study):
-            study["failures"] = run_stages(material.patient(STORAGE_PATIENCE), address)
+            patient = material.patient(STORAGE_PATIENCE)
+            study["failures"] = run_stages(patient, address, restart_errored)
 
 
 @contextmanager

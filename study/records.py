@@ -30,7 +30,7 @@ import yaml
 from data.sealing import seal_lines, unseal_end, unseal_lines, unseal_parquet
 from data.storage import InputError, Location
 from data.tables import from_parquet, to_parquet
-from study.repair import repair
+from study.repair import UNFINISHED, repair
 
 Row = dict[str, Any]
 
@@ -211,6 +211,15 @@ class Ledger:
 
     def rows(self, table: str) -> list[Row]:
         return self.tables[table].rows()
+
+    def restart_errored(self) -> int:
+        """Have all trials that are FAIL run again, from scratch; how many they are."""
+        failed = [row for row in self.rows("trials") if row["state"] == "FAIL"]
+        for row in failed:
+            self.put("trials", row | UNFINISHED)
+            self.drop("epochs", trial_id=row["trial_id"])
+        self.flush()
+        return len(failed)
 
     def flush(self) -> None:
         """Make every change so far durable."""

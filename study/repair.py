@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 Row = dict[str, Any]
 _OUTCOME = ("best_epoch", "val_loss", "val_acc", "val_f1", "node", "error")
+UNFINISHED: Row = dict.fromkeys(_OUTCOME) | {"state": "RUNNING", "epochs": 0, "seconds": 0.0}
 
 
 class Table(Protocol):
@@ -53,9 +54,8 @@ def _trials(tables: Mapping[str, Table]) -> int:
         for row in tables["trials"].rows()
         if row["state"] != "RUNNING" and row["epochs"] != epochs[row["trial_id"]]
     }
-    nothing = dict.fromkeys(_OUTCOME) | {"state": "RUNNING", "epochs": 0, "seconds": 0.0}
     for row in torn.values():
-        tables["trials"].put(row | nothing)
+        tables["trials"].put(row | UNFINISHED)
     tables["epochs"].keep(lambda row: row["trial_id"] not in torn)
     return len(torn)
 

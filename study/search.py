@@ -318,8 +318,7 @@ class StudySearch:
             self.fail(trial, error)
             self.end(trial)
         for _ in range(self.config.search.trials - self.started(cell)):
-            number, point = self.searches[cell].ask()
-            trial = Trial(cell.trial_id(number), cell, seed=0, **point)
+            trial = self._new_trial(cell)
             self.fail(trial, error)
             self.end(trial)
 

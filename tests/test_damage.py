@@ -114,6 +114,26 @@ def results(run: Path) -> list[str]:
     return [f.sort_values([*map(str, f)][:5]).to_csv(index=False) for f in plain]
 
 
+# --- Run again when asked ---------------------------------------------------------------------
+
+
+def test_failed_trials_are_run_again_when_asked(finished: Path, run: Path) -> None:
+    """As after a machine with a full disk; the same trial at the same point, and as it had been."""
+    ledger = Ledger(Location(run))
+    (row,) = (row for row in ledger.rows("trials") if row["trial_id"] == "B1@100-001")
+    values = dict.fromkeys(("best_epoch", "val_loss", "val_acc", "val_f1"))
+    failed = row | values | {"state": "FAIL", "error": "OSError: No space left", "epochs": 1}
+    ledger.put("trials", failed)
+    ledger.drop("epochs", trial_id=row["trial_id"], epoch=2)
+    ledger.save()
+    assert mariposa(finished, "resume", str(run))[0] == 0
+    assert "FAIL" in set(pd.read_parquet(run / "trials.parquet")["state"])
+    code, err = mariposa(finished, "resume", str(run), "--restart-errored")
+    assert code == 0, err
+    assert results(run) == results(finished / "out" / "tiny")
+    assert yaml.safe_load((run / "study.yaml").read_text())["state"] == "COMPLETE"
+
+
 # --- Repaired by a resume ------------------------------------------------------------------------
 
 
