@@ -77,7 +77,7 @@ def _signs_of_life(run: Location) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        beats.join()
+        beats.join(BEAT_SECONDS)  # storage may keep silent
         with suppress(OSError):
             sign.delete()
 

@@ -19,7 +19,7 @@ from data.storage import InputError, Location, StorageError
 from study.config import Config, config_from, differences
 from study.driver import LOCK, only_driver
 from study.images import begin, images_of, prepare, with_pooled_split
-from study.records import amiss, is_study, read_study, write_study
+from study.records import Ledger, amiss, is_study, read_study, write_study
 
 # While a study runs, storage may refuse for so many seconds: a full disk, a server's restart.
 STORAGE_PATIENCE = float(os.environ.get("MARIPOSA_STORAGE_PATIENCE", 180.0))
@@ -53,7 +53,9 @@ def run_study(
     """
     run = out / config.name
     study = open_study(config, run)
-    if study["state"] != "COMPLETE" or restart_errored:
+    if restart_errored:
+        study["state"] = "RUNNING"
+    if study["state"] != "COMPLETE":
         _work(config, out, run, study, address, restart_errored)
     report = _report(run)
     if study["failures"]:
@@ -138,8 +140,9 @@ def _work(
     with only_driver(run):
         begin(run, study, labels)
         with _recorded(run, study):
-            patient = material.patient(STORAGE_PATIENCE)
-            study["failures"] = run_stages(patient, address, restart_errored)
+            if restart_errored:
+                print(f"{Ledger(run).restart_errored()} failed trial(s) are run again", flush=True)
+            study["failures"] = run_stages(material.patient(STORAGE_PATIENCE), address)
 
 
 @contextmanager

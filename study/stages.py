@@ -32,13 +32,12 @@ from study.tuning import run_search
 from study.wandb_server import closing_notice, notice
 
 
-def run_stages(material: Material, address: str | None, restart_errored: bool = False) -> list[str]:
+def run_stages(material: Material, address: str | None) -> list[str]:
     """Do what the run's records do not have yet.
 
     Args:
         material: images and configuration.
         address: of a Ray cluster; None: the one this process is in, or a local one.
-        restart_errored: run trials that are FAIL again, from scratch.
 
     Returns:
         Why cells have no result, a line each.
@@ -48,22 +47,20 @@ def run_stages(material: Material, address: str | None, restart_errored: bool = 
         KeyboardInterrupt: interrupted; all records are saved.
         StorageError: storage refused for too long; what was recorded by then is there.
     """
-    failures = _run_on_ray(material, address, restart_errored)
+    failures = _run_on_ray(material, address)
     line = closing_notice(material.config, material.run)
     if line:
         print(line, flush=True)
     return failures
 
 
-def _run_on_ray(material: Material, address: str | None, restart_errored: bool) -> list[str]:
+def _run_on_ray(material: Material, address: str | None) -> list[str]:
     with connected(address):
         require_seen_by_all(material.run)
         ledger = Ledger(material.run)
         progress = Progress(material.config, ledger, cells_of(material.config))
         with progress, _interruptible() as check, _saved_at_the_end(ledger):
             progress.say_all(ledger.repaired)
-            if restart_errored:
-                progress.say(f"{ledger.restart_errored()} failed trial(s) are run again")
             progress.say_all(filter(None, [notice(material.config, material.run)]))
             return Stages(material, ledger, progress, check).run()
 

@@ -21,8 +21,9 @@ from study.cluster import Capacity, Tasks, is_out_of_memory, require_seen_by_all
 from study.config import config_from
 from study.gpu_memory import share_for
 from study.material import Material
-from study.records import Ledger
+from study.records import Ledger, Row
 from study.search import StudySearch
+from study.stopping import Rungs
 
 GIB = 2**30
 pytestmark = pytest.mark.timeout(120)
@@ -212,6 +213,16 @@ def test_a_trial_that_no_gpu_holds_fails(
     }
 
 
+def search_all(material: Material) -> tuple[list[Row], list[str]]:
+    """The records of a search's trials, and what it said."""
+    ledger, said = Ledger(material.run), []
+    search = StudySearch(material.config, ledger, lambda cell: True)
+    have = Capacity(material.config)
+    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
+    assert search.finished
+    return ledger.rows("trials"), said
+
+
 def trial_that_dies_at_its_end(folder: Path) -> Callable[..., None]:
     """The first whose actor Tune gives to the next trial takes that actor's process along."""
 
@@ -240,15 +251,11 @@ def test_a_trial_is_not_lost_with_the_process_that_it_was_to_take_over(
         cells={"variants": ["A"], "label_ratios": [100]},
     )
     monkeypatch.setattr(tuning, "run_trial", trial_that_dies_at_its_end(tmp_path))
-    ledger = Ledger(material.run)
-    search = StudySearch(material.config, ledger, lambda cell: True)
-    monkeypatch.setattr(search.rungs[search.cells[0]], "goes_on", lambda *_: False)
-    have, said = Capacity(material.config), []
-    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
+    monkeypatch.setattr(Rungs, "goes_on", lambda *_: False)
+    trials, said = search_all(material)
     assert (tmp_path / "died").exists()
     assert said == [f"A@100-001: its process was lost; {tuning.GOES_ON}"]
-    assert search.finished
-    assert [(row["state"], row["epochs"]) for row in ledger.rows("trials")] == [("PRUNED", 1)] * 4
+    assert [(row["state"], row["epochs"]) for row in trials] == [("PRUNED", 1)] * 4
 
 
 def trial_that_loses_its_gpu(folder: Path) -> Callable[..., None]:
@@ -283,14 +290,10 @@ def test_a_process_without_its_gpu_is_given_to_no_other_trial(
         cells={"variants": ["A"], "label_ratios": [100]},
     )
     monkeypatch.setattr(tuning, "run_trial", trial_that_loses_its_gpu(tmp_path))
-    ledger = Ledger(material.run)
-    search = StudySearch(material.config, ledger, lambda cell: True)
-    have, said = Capacity(material.config), []
-    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
+    trials, said = search_all(material)
     reason = "AcceleratorError: CUDA error: an illegal memory access was encountered"
     assert said == [f"A@100-000: {reason}; {tuning.GOES_ON}"]
-    trials = [(row["state"], row["error"]) for row in ledger.rows("trials")]
-    assert trials == [("COMPLETE", None)] * 2
+    assert [(row["state"], row["error"]) for row in trials] == [("COMPLETE", None)] * 2
 
 
 def test_the_search_goes_on_where_ray_ends_a_trial_for_want_of_memory(
@@ -306,13 +309,10 @@ def test_the_search_goes_on_where_ray_ends_a_trial_for_want_of_memory(
     )
     monkeypatch.setattr(tuning, "run_trial", trial_that_dies_once(tmp_path))
     monkeypatch.setattr(actor_manager, "RayActorError", KeyboardInterrupt)
-    ledger = Ledger(material.run)
-    search = StudySearch(material.config, ledger, lambda cell: True)
-    have, said = Capacity(material.config), []
-    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
+    trials, said = search_all(material)
     assert said
     assert all("its process was lost" in line for line in said)
-    assert [(row["state"], row["epochs"]) for row in ledger.rows("trials")] == [("COMPLETE", 2)] * 4
+    assert [(row["state"], row["epochs"]) for row in trials] == [("COMPLETE", 2)] * 4
 
 
 def trial_that_dies_once(folder: Path) -> Callable[..., None]:
@@ -337,16 +337,13 @@ def test_a_trial_that_always_loses_its_process_fails(
     )
     monkeypatch.setattr(tuning, "run_trial", trial_that_always_dies)
     monkeypatch.setattr(tuning, "LOST_PROCESSES", 2)
-    ledger = Ledger(material.run)
-    search = StudySearch(material.config, ledger, lambda cell: True)
-    have, said = Capacity(material.config), []
-    tuning.run_search(material, search, have, have.slots, lambda: None, said.append)
+    trials, said = search_all(material)
     assert sorted(said) == sorted(
         f"{trial}: its process was lost; {tuning.GOES_ON}"
         for trial in ("A@50-000", "A@100-000")
         for _ in range(2)
     )
-    assert [(row["state"], row["error"]) for row in ledger.rows("trials")] == [
+    assert [(row["state"], row["error"]) for row in trials] == [
         ("FAIL", "its process was lost (3 in all)")
     ] * 2
 

@@ -127,6 +127,7 @@ def test_failed_trials_are_run_again_when_asked(finished: Path, run: Path) -> No
     ledger.drop("epochs", trial_id=row["trial_id"], epoch=2)
     ledger.save()
     assert mariposa(finished, "resume", str(run))[0] == 0
+    assert yaml.safe_load((run / "study.yaml").read_text())["state"] == "COMPLETE"
     assert "FAIL" in set(pd.read_parquet(run / "trials.parquet")["state"])
     code, err = mariposa(finished, "resume", str(run), "--restart-errored")
     assert code == 0, err
