@@ -40,7 +40,7 @@ from study import tuning
 from study.cells import cells_of
 from study.cluster import Capacity, connected
 from study.config import Config, config_from
-from study.records import Ledger
+from study.records import Ledger, Row
 from study.search import OptunaFile, StudySearch, Trial
 
 CELLS = {"variants": ["A", "B0", "B1", "B2"], "label_ratios": [10, 25, 50, 75, 100]}
@@ -191,7 +191,7 @@ def noted(search: StudySearch, meter: Meter) -> None:
         meter.trial_ended()
         return result
 
-    search.end = ended  # type: ignore[method-assign]
+    search.end = ended  # type: ignore[method-assign,assignment]
 
 
 def measure_own(trials: int, slots: int) -> dict[str, Any]:
@@ -264,10 +264,11 @@ def fill(ledger: Ledger, config: Config, trials: int) -> None:
         cell, number = cells[i % len(cells)], i // len(cells)
         for epoch in range(1, SNAPSHOT_EPOCHS + 1):
             put_epoch(ledger, cell, number, epoch)
-        columns = {"trial_id": cell.trial_id(number), "cell": cell.name, "variant": cell.variant}
+        columns: Row = {"trial_id": cell.trial_id(number), "cell": cell.name}
+        columns |= {"variant": cell.variant}
         columns |= {"label_ratio": cell.label_ratio, "lr": 1e-3, "seed": i, "state": "COMPLETE"}
-        best = row(1e-3, SNAPSHOT_EPOCHS) | {"epochs": SNAPSHOT_EPOCHS}
-        ledger.put("trials", best | columns | {"best_epoch": SNAPSHOT_EPOCHS})
+        columns |= {"epochs": SNAPSHOT_EPOCHS, "best_epoch": SNAPSHOT_EPOCHS}
+        ledger.put("trials", row(1e-3, SNAPSHOT_EPOCHS) | columns)
 
 
 def put_epoch(ledger: Ledger, cell: Any, number: int, epoch: int) -> None:

@@ -138,7 +138,10 @@ def per_cell(objective: Objective, config: Config) -> list[Run]:
             row |= {"val_acc": value, "val_f1": value, "seconds": 1.0}
             return search.report(trial, row)
 
-        return drive(objective, new, step, lambda run: search.end(run.handle) and None)
+        def end(run: Run) -> None:
+            search.end(run.handle)
+
+        return drive(objective, new, step, end)
 
 
 def one_study(

@@ -148,8 +148,8 @@ def _last_json(text: str) -> str:
 
 def one_round(options: argparse.Namespace, variant: str, template: Path | None) -> dict[str, Any]:
     tree = configuration(options, variant)
-    found = (template / "encoders").glob("*.safetensors") if template else []
-    weights = [file for file in found if not file.name.endswith(".objective.safetensors")]
+    files = (template / "encoders").glob("*.safetensors") if template else []
+    weights = [file for file in files if not file.name.endswith(".objective.safetensors")]
     encoder = ["--encoder", str(weights[0])] if weights else []
     ours = run_mariposa(tree, template)
     tutorial = run_tutorial(options, variant, encoder, ours)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms.v2 import CutMix  # type: ignore[import-untyped]
+from torchvision.transforms.v2 import CutMix
 
 from models.augmentation import Augmentation
 from models.objectives import Objective
