@@ -6,15 +6,13 @@ Holm over all ratios and contrasts, is under 0.05.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
 import pandas as pd
 
 from analysis.contrasts import SURE, by_recipe
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run, cell_name, is_best
 from analysis.power import what_would_decide
+from analysis.wording import largest, minus, percents
 
 
 def answer(
@@ -108,13 +106,13 @@ def _verdict(
         ("lowered", rows[sure & (rows["difference"] < 0)]),
     ):
         if len(chosen):
-            most = _largest(chosen)
+            most = largest(chosen)
             where = f"at {percents(chosen['label_ratio'])} labels"
             extent = "by" if len(chosen) == 1 else f"most at {most['label_ratio']:g} %, by"
             parts.append(f"{verb} test accuracy {where}, {extent} {_points(most, absolute=True)}")
     undecided = rows[~sure]
     if len(undecided) == len(rows):
-        widest = _largest(undecided)
+        widest = largest(undecided)
         which, where = "", ""
         if len(rows) > 1:
             which, where = "largest ", f", at {widest['label_ratio']:g} %"
@@ -138,10 +136,6 @@ def _needed(power: pd.DataFrame | None, row: pd.Series) -> str:
         return ""
     sentence = what_would_decide(found.iloc[0].to_dict()).rstrip(".")
     return f"; {sentence[0].lower()}{sentence[1:]}"
-
-
-def _largest(rows: pd.DataFrame) -> pd.Series:
-    return rows.iloc[int(rows["difference"].abs().argmax())]
 
 
 def _points(row: pd.Series, absolute: bool = False) -> str:
@@ -203,14 +197,3 @@ def best_cell(run: Run) -> str | None:
         return None
     ratio = int(run.evaluations["label_ratio"].max())
     return cell_name(best_variant(run, ratio), ratio)
-
-
-def percents(ratios: Sequence[int] | pd.Series) -> str:
-    """``10, 25 and 50 %``."""
-    names = [f"{ratio:g}" for ratio in sorted(ratios)]
-    return f"{', '.join(names[:-1])} and {names[-1]} %" if len(names) > 1 else f"{names[0]} %"
-
-
-def minus(text: str) -> str:
-    """Hyphens before a digit as minus signs."""
-    return re.sub(r"-(?=[\d.])", "−", text)

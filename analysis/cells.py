@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from analysis.answer import minus
-from analysis.page import Cell
+from analysis.page import Cell, Row
+from analysis.wording import minus
 
 Values = Mapping[Any, Any]
 NONE = "–"
@@ -53,3 +54,46 @@ def p_value(row: Values, name: str, key: str) -> Cell:
     found = row[name]
     text = "<\xa00.001" if found < 0.001 else f"{found:.3f}"
     return Cell(NONE if pd.isna(found) else text, key=f"{key} {name}")
+
+
+def points(row: Values, key: str) -> Cell:
+    """A difference in points, and under it its interval."""
+    ends = {"difference_low": row["low"], "difference_high": row["high"]}
+    return with_interval({**row, **ends}, "difference", "+.1f", key, 100)
+
+
+def verdict(verdict: str, higher: str = "higher", lower: str = "lower") -> Cell:
+    """A difference's verdict, with a sign where it is decided."""
+    text = {"higher": f"▲ {higher}", "lower": f"▼ {lower}"}.get(verdict, verdict)
+    return Cell(text, {"higher": "t up", "lower": "t down"}.get(verdict, "t soft"))
+
+
+def percent(cell: Cell) -> Cell:
+    """A cell whose number is percent."""
+    return replace(cell, text=f"{cell.text}\xa0%")
+
+
+def encoder_name(name: str) -> str:
+    """An encoder's name, and whether it is a control."""
+    named = {"random": "random (control: untrained)", "pixels": "pixels (control)"}
+    return named.get(name, name)
+
+
+def grouped(rows: list[dict[Any, Any]], by: str, cells: Any) -> list[Row]:
+    """A table's rows, with a line above each where the value of ``by`` changes.
+
+    Texts at the start of a row that only repeat the row above are faint.
+    """
+    found: list[Row] = []
+    for row, last in zip(rows, [None, *rows], strict=False):
+        made = cells(row)
+        if last is not None and last[by] == row[by]:
+            made = _faint(made, cells(last))
+        found.append(Row(made, last is not None and last[by] != row[by]))
+    return found
+
+
+def _faint(cells: list[Cell], above: list[Cell]) -> list[Cell]:
+    same = [a.style == "t" and a.text == b.text for a, b in zip(cells, above, strict=False)]
+    first = same.index(False) if False in same else len(same)
+    return [replace(cell, style="t again") for cell in cells[:first]] + cells[first:]

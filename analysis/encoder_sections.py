@@ -9,12 +9,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis import charts, figures
-from analysis.cells import ratio, value, with_interval, word
+from analysis.cells import encoder_name, grouped, ratio, value, with_interval, word
 from analysis.latents import CLUSTER_METRICS
 from analysis.page import Cell, Grid, Row, Section, draw
 from analysis.reconstructions import denoising_curves
 from analysis.shown import Shown
-from analysis.table_sections import grouped
 
 TOGETHER = 5  # pairs of species on the page
 
@@ -79,12 +78,6 @@ def _encoder_cells(row: dict[Any, Any]) -> list[Cell]:
     cells += [value(row, name, ",.0f", key) for name in ("images", "epochs")]
     cells += [value(row, "loss", ".4f", key), value(row, "seconds", ",.0f", key)]
     return cells + [value(row, name, ".3f", key) for name in ("val_f1", "probe_acc", "knn_acc")]
-
-
-def encoder_name(name: str) -> str:
-    """An encoder's name, and whether it is a control."""
-    named = {"random": "random (control: untrained)", "pixels": "pixels (control)"}
-    return named.get(name, name)
 
 
 def _add_probes(section: Section, probes: pd.DataFrame) -> None:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.drawing import (
-    FAINT,
-    INK,
-    shorten,
-    to_png,
-    to_svg,
-)
+from analysis.drawing import shorten, to_png, to_svg
 from analysis.figures_errors import confused_pairs, confusion, reliability
 from analysis.figures_results import autoencoder_loss, label_efficiency, latent_map
 from analysis.figures_search import (
@@ -20,8 +14,6 @@ from analysis.figures_search import (
 )
 
 __all__ = [
-    "FAINT",
-    "INK",
     "autoencoder_loss",
     "confused_pairs",
     "confusion",

@@ -7,14 +7,13 @@ A question is answered ``yes`` or ``no`` where a difference is decided (`analysi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
 
-from analysis.answer import minus, percents
 from analysis.contrasts import PROBE, SURE, Pairs, by_recipe, change_with_labels
 from analysis.load import Run
 from analysis.power import what_would_decide
+from analysis.wording import in_points, largest, minus, percents
 
 COLUMNS = ["name", "question", "verdict", "text"]
 PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
@@ -100,7 +99,8 @@ def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
         chosen = rows[rows["verdict"] == verdict]
         if len(chosen):
             each = [
-                f"at {row['label_ratio']:g} % labels by {in_points(row)}" for row in _rows(chosen)
+                f"at {row['label_ratio']:g} % labels by {in_points(row)}"
+                for row in chosen.to_dict("records")
             ]
             parts.append(f"{phrase}: {', '.join(each)}.")
     small = rows[rows["verdict"] == "under 2 points"]
@@ -114,9 +114,9 @@ def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
 
 def _undecided(rows: pd.DataFrame, needed: pd.DataFrame, whole: bool) -> str:
     start = "Not decided by this data" + ("" if whole else f" at {percents(rows['label_ratio'])}")
-    widest = rows.iloc[int(rows["difference"].abs().argmax())]
-    largest = "largest difference there" if len(rows) > 1 else "difference"
-    text = f"{start}; the {largest} is {in_points(widest)}, at {widest['label_ratio']:g} % labels."
+    widest = largest(rows)
+    which = "largest difference there" if len(rows) > 1 else "difference"
+    text = f"{start}; the {which} is {in_points(widest)}, at {widest['label_ratio']:g} % labels."
     known = needed[needed["label_ratio"] == widest["label_ratio"]]
     return f"{text} {what_would_decide(known.iloc[0].to_dict())}" if len(known) else text
 
@@ -136,13 +136,3 @@ def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str, str, str]:
         return name, question, "not decided", f"Not decided by this data. {text}"
     verdict = "yes" if change.value > 0 else "no"
     return name, question, verdict, f"{verdict.capitalize()}. {text}"
-
-
-def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    return frame.to_dict("records")
-
-
-def in_points(row: Any) -> str:
-    """A difference with its interval."""
-    value, low, high = (100 * row[name] for name in ("difference", "low", "high"))
-    return f"{value:+.1f} points [95 % interval {low:+.1f} to {high:+.1f}]"

@@ -258,7 +258,7 @@ class Run:
 
     @cached_property
     def encoders_made(self) -> pd.DataFrame:
-        """A row an encoder; ``loss`` is its reconstruction error on the validation images."""
+        """A row an encoder; ``loss`` is that of its objective on the validation images."""
         return self._frame("encoders_made")
 
     @cached_property

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.answer import minus
-from analysis.hypotheses import COLUMNS, in_points, overall
+from analysis.hypotheses import COLUMNS, overall
 from analysis.load import Run
+from analysis.wording import in_points, largest, minus
 
 _OTHERS = {"plain": "plainly pretrained ones", "none": "no pretraining"}
 _DENOISING = "denoising"  # in the name of an objective
@@ -99,7 +99,7 @@ def _decided(
     for (one, other), part in rows.groupby(["one", "other"], sort=False):
         chosen = part[part["verdict"] == verdict]
         if len(chosen):
-            most = chosen.iloc[int(chosen["difference"].abs().argmax())]
+            most = largest(chosen)
             phrase = what if verb == "is" else f"{what} accuracy than"
             yield (
                 f"{start}: {one} {verb} {phrase} {other} in {len(chosen)} of {len(part)} "
@@ -108,7 +108,7 @@ def _decided(
 
 
 def _undecided(changes: pd.DataFrame) -> str:
-    most = changes.iloc[int(changes["difference"].abs().argmax())]
+    most = largest(changes)
     return (
         f"Not decided by this data; the largest difference: {_where(most)} noise changes the "
         f"accuracy of {most['one']} by {in_points(most)} compared with that of {most['other']}."

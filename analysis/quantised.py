@@ -18,8 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.answer import minus
 from analysis.load import Run, read_frame
+from analysis.wording import minus
 
 FILE = "quantised.parquet"
 BATCHES = (1, 64)  # images at once, that the time is taken of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from analysis.cells import value, with_interval, word
+from analysis.cells import percent, points, value, word
 from analysis.page import Cell, Grid, Row, Section
 from analysis.quantised import BATCHES, KINDS, is_stale, read, slower
 from analysis.shown import Shown
@@ -55,17 +55,12 @@ def _grid(rows: list[dict[Any, Any]]) -> Grid:
 
 def _cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"quantised {row['cell']}"
-    cells = [word(row["cell"]), _percent(value(row, "int8_share", ".1f", key, 100))]
+    cells = [word(row["cell"]), percent(value(row, "int8_share", ".1f", key, 100))]
     cells += [value(row, f"weights_bytes_{kind}", ".2f", key, 1e-6) for kind in KINDS]
     cells += [_time(row, f"ms_{batch}_{kind}", key) for batch in BATCHES for kind in KINDS]
     cells += [value(row, f"test_acc_{kind}", ".3f", key) for kind in KINDS]
-    ends = {"difference_low": row["low"], "difference_high": row["high"]}
-    cells.append(with_interval(row | ends, "difference", "+.1f", key, 100))
-    return [*cells, _percent(value(row, "agreement", ".1f", key, 100))]
-
-
-def _percent(cell: Cell) -> Cell:
-    return replace(cell, text=f"{cell.text}\xa0%")
+    cells.append(points(row, key))
+    return [*cells, percent(value(row, "agreement", ".1f", key, 100))]
 
 
 def _time(row: dict[Any, Any], name: str, key: str) -> Cell:

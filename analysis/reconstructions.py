@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.answer import minus
 from analysis.load import Run
 from analysis.statistics import Draws, spread
+from analysis.wording import minus
 
 DENOISING = ("denoising", "denoising_variational")
 """Objectives that have noise on their input."""

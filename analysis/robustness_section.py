@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from analysis import figures_robustness
-from analysis.cells import p_value, ratio, value, with_interval, word
-from analysis.encoder_sections import encoder_name
+from analysis.cells import (
+    encoder_name,
+    grouped,
+    p_value,
+    percent,
+    points,
+    ratio,
+    value,
+    verdict,
+    with_interval,
+    word,
+)
 from analysis.load import cell_name
 from analysis.page import Cell, Grid, Section, draw
 from analysis.robustness import AGREEMENT
 from analysis.shown import Shown
-from analysis.table_sections import grouped
 
 
 def robustness_section(shown: Shown) -> Section | None:
@@ -86,8 +94,7 @@ def _accuracy_cells(row: dict[Any, Any]) -> list[Cell]:
 
 
 def _noise(row: dict[Any, Any], key: str) -> Cell:
-    cell = value(row, "noise", "g", key, 100)
-    return replace(cell, text=f"{cell.text}\xa0%")
+    return percent(value(row, "noise", "g", key, 100))
 
 
 def _add_differences(section: Section, found: pd.DataFrame) -> None:
@@ -113,20 +120,10 @@ def _difference_cells(row: dict[Any, Any]) -> list[Cell]:
     cells = [word(row["contrast"]), ratio(row, key), _noise(row, key)]
     acc, change = f"{key} acc", f"{key} change"
     in_noise = {name: row[f"{name}_acc"] for name in ("difference", "low", "high", "p_holm")}
-    cells += [_points(in_noise, acc), p_value(in_noise, "p_holm", acc)]
-    cells.append(_verdict(row["verdict_acc"], "higher", "lower"))
-    cells += [_points(row, change), p_value(row, "p_holm", change)]
-    return [*cells, _verdict(row["verdict"], "loses less", "loses more")]
-
-
-def _points(row: dict[Any, Any], key: str) -> Cell:
-    ends = {"difference_low": row["low"], "difference_high": row["high"]}
-    return with_interval(row | ends, "difference", "+.1f", key, 100)
-
-
-def _verdict(verdict: str, higher: str, lower: str) -> Cell:
-    text = {"higher": f"▲ {higher}", "lower": f"▼ {lower}"}.get(verdict, verdict)
-    return Cell(text, {"higher": "t up", "lower": "t down"}.get(verdict, "t soft"))
+    cells += [points(in_noise, acc), p_value(in_noise, "p_holm", acc)]
+    cells.append(verdict(row["verdict_acc"], "higher", "lower"))
+    cells += [points(row, change), p_value(row, "p_holm", change)]
+    return [*cells, verdict(row["verdict"], "loses less", "loses more")]
 
 
 def _add_clusters(section: Section, clusters: pd.DataFrame) -> None:

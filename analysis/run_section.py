@@ -5,11 +5,11 @@ from __future__ import annotations
 import yaml
 
 from analysis import course, figures, tables
-from analysis.answer import percents
 from analysis.leaderboard import METRIC_NAMES, first_line
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section, draw
 from analysis.shown import Shown
+from analysis.wording import percents
 
 
 def run_section(shown: Shown) -> Section:

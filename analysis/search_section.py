@@ -7,13 +7,13 @@ from typing import Any
 from markupsafe import Markup
 
 from analysis import charts, course, figures, tables
-from analysis.answer import minus
 from analysis.cells import value, word
 from analysis.importance import importance
 from analysis.leaderboard import METRIC_NAMES, epochs, leaderboard, trial_name, winners
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section, draw, keyed
 from analysis.shown import Shown
+from analysis.wording import minus
 
 TOP = 3  # trials of each cell where no script runs
 

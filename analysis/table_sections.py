@@ -8,34 +8,14 @@ from typing import Any
 import pandas as pd
 
 from analysis import charts, tables
-from analysis.answer import minus
-from analysis.cells import p_value, ratio, value, with_interval, word
+from analysis.cells import grouped, p_value, points, ratio, value, verdict, with_interval, word
 from analysis.load import Run, cell_name
-from analysis.page import Cell, Grid, Row, Section
+from analysis.page import Cell, Grid, Section
 from analysis.shown import Shown
 from analysis.statistics import DRAWS
+from analysis.wording import minus
 
 METRICS = ("acc", "f1", "precision", "recall", "loss")
-
-
-def grouped(rows: list[dict[Any, Any]], by: str, cells: Any) -> list[Row]:
-    """A table's rows, with a line above each where the value of ``by`` changes.
-
-    Texts at the start of a row that only repeat the row above are faint.
-    """
-    found: list[Row] = []
-    for row, last in zip(rows, [None, *rows], strict=False):
-        made = cells(row)
-        if last is not None and last[by] == row[by]:
-            made = _faint(made, cells(last))
-        found.append(Row(made, last is not None and last[by] != row[by]))
-    return found
-
-
-def _faint(cells: list[Cell], above: list[Cell]) -> list[Cell]:
-    same = [a.style == "t" and a.text == b.text for a, b in zip(cells, above, strict=False)]
-    first = same.index(False) if False in same else len(same)
-    return [replace(cell, style="t again") for cell in cells[:first]] + cells[first:]
 
 
 def table_section(shown: Shown) -> Section:
@@ -90,7 +70,7 @@ def _conditional(run: Run) -> str:
         text += "With one repeat they are over test images alone, and know nothing of the seed. "
     elif repeats == 2:
         text += "With two repeats they may be too narrow where seeds matter more than images. "
-    if tables.pretrained(run) and not tables.per_repeat(run):
+    if run.pretrained and not tables.per_repeat(run):
         text += (
             "Repeats share their pretrained encoder (encoder.per_repeat is false), so those of "
             "B1 and B2 are conditional on that encoder as well. "
@@ -151,22 +131,14 @@ def differences_section(shown: Shown) -> Section | None:
 
 def _difference_cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"differences {row['contrast']}@{row['label_ratio']:g}"
-    ends = {"difference_low": row["low"], "difference_high": row["high"]}
-    points = with_interval(row | ends, "difference", "+.1f", key, 100)
     return [
         replace(word(row["contrast"]), small=str(row["effect"])),
         ratio(row, key),
-        points,
+        points(row, key),
         p_value(row, "p", key),
         p_value(row, "p_holm", key),
-        _verdict(str(row["verdict"])),
+        verdict(str(row["verdict"])),
     ]
-
-
-def _verdict(verdict: str) -> Cell:
-    signs = {"higher": "▲ higher", "lower": "▼ lower"}
-    style = {"higher": "t up", "lower": "t down"}.get(verdict, "t soft")
-    return Cell(signs.get(verdict, verdict), style)
 
 
 def _add_power(section: Section, power: pd.DataFrame) -> None:

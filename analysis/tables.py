@@ -159,7 +159,7 @@ def caption(run: Run) -> str:
         "Epochs: trained in the search + in the final evaluation.",
         "Intervals: crossed bootstrap over repeats and test images, conditional on the chosen lr"
         + (" and recipe" if any(map(is_best, run.variants)) else "")
-        + ("." if per_repeat(run) or not pretrained(run) else " and on the shared encoders."),
+        + ("." if per_repeat(run) or not run.pretrained else " and on the shared encoders."),
     ]
     return " ".join(parts)
 
@@ -167,11 +167,6 @@ def caption(run: Run) -> str:
 def per_repeat(run: Run) -> bool:
     """Whether each repeat has a pretrained encoder of its own."""
     return all(run.recipe(variant).get("per_repeat", True) for variant in run.pretrained_as)
-
-
-def pretrained(run: Run) -> bool:
-    """Whether a variant of the study uses a pretrained encoder."""
-    return bool(run.pretrained)
 
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:

@@ -118,7 +118,7 @@ def _encoder(options: argparse.Namespace) -> Any:
         return None
     from models.weights import from_bytes
 
-    return from_bytes(Path(options.encoder).read_bytes())[0]
+    return from_bytes(Path(options.encoder).read_bytes())
 
 
 def features(

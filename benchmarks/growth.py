@@ -40,8 +40,9 @@ from study import tuning
 from study.cells import cells_of
 from study.cluster import Capacity, connected
 from study.config import Config, config_from
+from study.optuna_file import OptunaFile
 from study.records import Ledger, Row
-from study.search import OptunaFile, StudySearch, Trial
+from study.search import StudySearch, Trial
 
 CELLS = {"variants": ["A", "B0", "B1", "B2"], "label_ratios": [10, 25, 50, 75, 100]}
 EPOCHS = 3

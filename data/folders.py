@@ -1,4 +1,4 @@
-"""Find the images of a folder, read one, and check them all.
+"""Find the images of a folder, without opening any.
 
 Two layouts are known: ``train/ valid/ test/`` with a folder per species in each ("folders"), and
 one pool of images per species ("pooled"), from which the splits are drawn later.
@@ -6,18 +6,9 @@ one pool of images per species ("pooled"), from which the splits are drawn later
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import defaultdict
 from dataclasses import dataclass
-
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.storage import InputError, Location
 
@@ -25,9 +16,6 @@ SPLITS = ("train", "valid", "test")
 _SPLIT_NAMES = {s: s for s in SPLITS} | {"val": "valid", "validation": "valid"}
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _EXPECTED = "expected train/, valid/ and test/ with a folder per species, or a folder per species"
-# No other decoder sees the bytes: PostScript named .jpg must not reach Ghostscript.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb: half a gigabyte of RGB
 
 
 @dataclass(frozen=True)
@@ -60,17 +48,6 @@ class ImageFolder:
     layout: str
     species: tuple[str, ...]
     files: tuple[ImageFile, ...]
-
-
-class BadImageError(InputError):
-    """Bytes that are no whole image. The message names no file; whoever knows it puts it first."""
-
-    def __init__(self, reason: str):
-        super().__init__(f"cannot be read as an image ({reason}); expected a whole image")
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[BadImageError], tuple[str]]:
-        return BadImageError, (self.reason,)
 
 
 def find_images(root: Location, split: str = "folders") -> ImageFolder:
@@ -247,186 +224,3 @@ def _require_known(
             )
     if not any(found.values()):
         raise InputError(f"{where}: no image in it; expected a folder per species")
-
-
-def read_image(content: bytes, at_least: int | None = None) -> Image.Image:
-    """Decode one image file to RGB, upright, transparency on white, the first frame only.
-
-    Args:
-        content: the bytes of a JPEG, PNG, BMP, GIF, TIFF or WebP file.
-        at_least: a side in pixels; a larger JPEG may be decoded at 1/2, 1/4 or 1/8 of its size,
-            never below this one, which is several times faster.
-
-    Raises:
-        BadImageError: it is empty, truncated, no image, or too large to be one.
-    """
-    if not content:
-        raise BadImageError("an empty file")
-    try:
-        image = Image.open(io.BytesIO(content), formats=_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImageError(f"{image.width}×{image.height} pixels")
-        if at_least:
-            image.draft(None, (at_least, at_least))
-        image.load()
-        _turn_upright(image)
-        return _to_rgb(image)
-    except BadImageError:
-        raise
-    except Exception as error:  # a decoder may raise anything on bytes that are not its own
-        raise BadImageError(_reason(error)) from None
-
-
-def _turn_upright(image: Image.Image) -> None:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # the pixels are whole: broken metadata is no broken image
-        return
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _to_eight_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits; or of 32 bits or floats, where the values show what white is."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    whites = {"I": (255.0, 65535.0), "F": (1.0, 255.0, 65535.0)}.get(image.mode, (65535.0,))
-    white = next((w for w in whites if values.max() <= w), 65535.0)
-    return Image.fromarray((values.clip(0, white) * (255 / white) + 0.5).astype(np.uint8))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if isinstance(error, Image.DecompressionBombError):
-        return "too many pixels"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "truncated" if "truncated" in text.lower() else text
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """What is in a data set, and what is wrong with it.
-
-    Attributes:
-        counts: species -> split -> readable images.
-        bad: (file, reason) of each file that is no whole image.
-        duplicates: (file, file) of the same split with the same pixels.
-        leaks: (file, file) with the same pixels, the second in another split. The first is in
-            the later of train, valid, test.
-    """
-
-    counts: dict[str, dict[str, int]]
-    bad: tuple[tuple[str, str], ...]
-    duplicates: tuple[tuple[str, str], ...]
-    leaks: tuple[tuple[str, str], ...]
-
-    def lines(self) -> list[str]:
-        """The report for a terminal: bad files, a table of counts, duplicates, leakage."""
-        return [
-            *(f"bad: {file}: {reason}" for file, reason in self.bad),
-            *_table(self.counts),
-            *(f"duplicate: {file} is also {other}" for file, other in self.duplicates),
-            *(f"leakage: {file} is also {other}" for file, other in self.leaks),
-        ]
-
-
-def check_images(folder: ImageFolder, workers: int) -> CheckReport:
-    """Read every image, count them, and find those that are there twice.
-
-    Two files are the same if their decoded pixels are equal, whatever their bytes.
-
-    Args:
-        folder: what ``find_images`` found.
-        workers: threads; decoding lets go of Python's lock.
-    """
-    with quiet_decoders(), ThreadPoolExecutor(max(1, workers)) as pool:
-        results = list(pool.map(lambda file: _pixels_hash(folder.root / file.path), folder.files))
-    bad, same = [], defaultdict(list)
-    counts = {species: dict.fromkeys(_splits_of(folder), 0) for species in folder.species}
-    for file, (digest, reason) in zip(folder.files, results, strict=True):
-        if reason:
-            bad.append((file.path, reason))
-        else:
-            counts[file.species][file.split] += 1
-            same[digest].append(file)
-    duplicates, leaks = _repeats(same.values())
-    return CheckReport(counts, tuple(bad), duplicates, leaks)
-
-
-def _splits_of(folder: ImageFolder) -> tuple[str, ...]:
-    return SPLITS if folder.layout == "folders" else ("",)
-
-
-def _pixels_hash(where: Location) -> tuple[str, str]:
-    """(hash, "") of a good image, ("", reason) of a bad one."""
-    try:
-        image = read_image(read_file(where))
-    except BadImageError as error:
-        return "", error.reason
-    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.hexdigest(), ""
-
-
-@contextmanager
-def quiet_decoders() -> Iterator[None]:
-    """Keep Pillow's remarks on odd metadata off the terminal, for all threads."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
-
-
-def read_file(where: Location) -> bytes:
-    """The bytes of an image file.
-
-    Raises:
-        BadImageError: it is gone, or may not be read.
-    """
-    try:
-        return where.read_bytes()
-    except FileNotFoundError:
-        raise BadImageError("no such file") from None
-    except OSError as error:
-        raise BadImageError((error.strerror or str(error).splitlines()[0]).lower()) from None
-
-
-_Pairs = tuple[tuple[str, str], ...]
-
-
-def _repeats(groups: Iterable[list[ImageFile]]) -> tuple[_Pairs, _Pairs]:
-    duplicates, leaks = [], []
-    for group in groups:
-        first: dict[str, str] = {}  # split -> the first of the group in it, train before test
-        for file in sorted(group, key=_split_then_path):
-            if file.split in first:
-                duplicates.append((file.path, first[file.split]))
-            elif first:
-                leaks.append((file.path, next(iter(first.values()))))
-            first.setdefault(file.split, file.path)
-    return tuple(sorted(duplicates)), tuple(sorted(leaks))
-
-
-def _split_then_path(file: ImageFile) -> tuple[int, str]:
-    return (SPLITS.index(file.split) if file.split else 0), file.path
-
-
-def _table(counts: dict[str, dict[str, int]]) -> Iterator[str]:
-    totals: Counter[str] = Counter()
-    for by_split in counts.values():
-        totals.update(by_split)
-    splits = list(totals)
-    rows = [["species", *(split or "images" for split in splits)]]
-    rows += [[species, *(str(n[s]) for s in splits)] for species, n in counts.items()]
-    rows += [[f"{len(counts)} species", *(str(totals[s]) for s in splits)]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *numbers in rows:
-        cells = [n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True)]
-        yield "  ".join([name.ljust(widths[0]), *cells])

@@ -33,11 +33,10 @@ class Batches:
         seed: at least 0.
         epoch: tells the number of the epoch that begins.
         min_steps: an epoch goes on with further passes until it has so many batches.
-        value_range: what pixel values 0 and 255 become.
         device: where batches are made. Not the CPU: the chosen images are moved there once.
 
     Yields:
-        (inputs, targets): (B, 3, H, W) float32 in ``value_range``, channels last in memory, or
+        (inputs, targets): (B, 3, H, W) float32 in [-1, 1], channels last in memory, or
         (B, ...) features; (B,) int64.
 
     Raises:
@@ -55,7 +54,6 @@ class Batches:
         seed: int = 0,
         epoch: Callable[[], int] = lambda: 0,
         min_steps: int = 0,
-        value_range: tuple[float, float] = (-1.0, 1.0),
         device: str | torch.device = "cpu",
     ):
         rows = np.asarray(indices, np.int64)
@@ -65,8 +63,6 @@ class Batches:
             raise ValueError(f"images of shape {inputs.shape}; expected (N, H, W, 3)")
         self.batch_size, self.min_steps = batch_size, min_steps
         self._shuffle, self._seed, self._epoch = shuffle, seed, epoch
-        low, high = value_range
-        self._scale, self._offset = (high - low) / 255, low
         self._device = torch.device(device)
         self._targets = torch.from_numpy(np.asarray(labels, np.int64)[rows]).to(self._device)
         if self._device.type == "cpu":  # no copy: the map stays shared
@@ -104,7 +100,7 @@ class Batches:
         if inputs.dtype != torch.uint8:
             return inputs
         images = inputs.permute(0, 3, 1, 2).to(torch.float32)  # NHWC is channels last already
-        return images.mul_(self._scale).add_(self._offset)
+        return images.mul_(2 / 255).sub_(1)
 
 
 def _shared(array: npt.NDArray[Any]) -> Tensor:
@@ -127,8 +123,6 @@ class ButterflyDataModule(lightning.LightningDataModule):
         seed: of the training batches' order. A trial that resumes at epoch e sees the batches
             that it would have seen uninterrupted.
         min_steps_per_epoch: an epoch of few images goes on with further shuffled passes.
-        value_range: what pixel values 0 and 255 become: (-1, 1) in the paper's experiment 1,
-            (0, 1) in experiment 2.
         device: where batches are made.
         unlabelled: indices of images that are trained on without their labels; None: there are
             none. Training batches are then ``{"labelled": ..., "unlabelled": ...}``, and an epoch
@@ -147,7 +141,6 @@ class ButterflyDataModule(lightning.LightningDataModule):
         batch_size: int = 64,
         seed: int = 0,
         min_steps_per_epoch: int = 0,
-        value_range: tuple[float, float] = (-1.0, 1.0),
         device: str | torch.device = "cpu",
         unlabelled: npt.NDArray[Any] | None = None,
         unlabelled_batch_size: int = 64,
@@ -157,7 +150,7 @@ class ButterflyDataModule(lightning.LightningDataModule):
         self._train, self._valid, self._test = train, valid, test
         self._batch_size, self._seed = batch_size, seed
         self._min_steps = min_steps_per_epoch
-        self._value_range, self._device = value_range, device
+        self._device = device
         self._unlabelled, self._unlabelled_batch_size = unlabelled, unlabelled_batch_size
 
     def train_dataloader(self) -> Any:
@@ -197,7 +190,6 @@ class ButterflyDataModule(lightning.LightningDataModule):
             self._labels,
             indices,
             batch_size or self._batch_size,
-            value_range=self._value_range,
             device=self._device,
             **order,
         )

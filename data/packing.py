@@ -26,14 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data.folders import (
-    BadImageError,
-    ImageFile,
-    ImageFolder,
-    quiet_decoders,
-    read_file,
-    read_image,
-)
+from data.decoding import BadImageError, quiet_decoders, read_file, read_image
+from data.folders import ImageFile, ImageFolder
 from data.sealing import seal_json, unseal_json
 from data.storage import InputError, Location
 
@@ -73,7 +67,7 @@ def image_from_bytes(content: bytes, image_size: int) -> npt.NDArray[np.uint8]:
         (H, W, 3) uint8, RGB, H = W = image_size.
 
     Raises:
-        BadImageError: see ``data.folders.read_image``. Its message lacks the file's name.
+        BadImageError: see ``data.decoding.read_image``. Its message lacks the file's name.
     """
     # Twice the side: a JPEG scaled down while it is decoded then loses nothing that one can see.
     image = read_image(content, at_least=2 * image_size)

@@ -1,4 +1,4 @@
-"""The classifiers of the study: A, a small network of its own; B0, B1 and B2 on an encoder.
+"""The classifiers of the study: A, a small network of its own; B0, B1, B2 and C on an encoder.
 
 Shapes: B images, H×W pixels, w = width, K classes, D features of an image. Maps are flattened in
 the order rows, columns, channels, which is their order in memory: no copy before the largest
@@ -125,7 +125,7 @@ class ConvClassifier(nn.Module):
 
 
 class EncoderClassifier(nn.Module):
-    """Variants B0, B1 and B2: an encoder, flatten, a hidden layer with ReLU, classes.
+    """Variants B0, B1, B2 and C: an encoder, flatten, a hidden layer with ReLU, classes.
 
     An encoder that says that it is `pooled` has its maps averaged over the image instead, and a
     single layer on them. `head` may be trained alone on features computed once by

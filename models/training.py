@@ -80,7 +80,7 @@ class _TrainedModule(L.LightningModule):
     """Adam, and ``train_loss`` as the mean over the images of an epoch.
 
     ``train_loss`` is logged together with the validation metrics where there are any, so that
-    `Callback.on_validation_end` finds a whole row in ``trainer.callback_metrics``.
+    callbacks find a whole row at the end of an epoch in ``trainer.callback_metrics``.
     """
 
     def __init__(self, network: nn.Module, lr: float):

@@ -5,14 +5,11 @@ They are safetensors: plain arrays by name, read without running code.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-
-HEADER_LENGTH_BYTES = 8  # of safetensors: the JSON header's length, little-endian
 
 
 def to_bytes(
@@ -29,21 +26,16 @@ def to_bytes(
     return safetensors.torch.save(tensors, metadata)
 
 
-def from_bytes(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, on the CPU, and the metadata of a safetensors file.
+def from_bytes(content: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
 
     Raises:
         ValueError: it is torn or no safetensors file: ``damaged weights: ...``, one line.
     """
     try:
-        return safetensors.torch.load(content), _metadata(content)
-    except (SafetensorError, ValueError, KeyError) as error:
+        return safetensors.torch.load(content)
+    except SafetensorError as error:
         raise ValueError(f"damaged weights: {_one_line(error)}") from error
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    end = HEADER_LENGTH_BYTES + int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
-    return json.loads(content[HEADER_LENGTH_BYTES:end]).get("__metadata__") or {}
 
 
 def _one_line(error: Exception) -> str:

@@ -77,6 +77,11 @@ class Cell:
         return f"{self.variant}@{self.label_ratio}"
 
     @property
+    def columns(self) -> dict[str, str | int]:
+        """What every record of it has."""
+        return {"cell": self.name, "variant": self.variant, "label_ratio": self.label_ratio}
+
+    @property
     def kind(self) -> Variant:
         """The variant without its encoder's recipe: of ``B2-denoising`` it is B2."""
         return VARIANTS[self.variant.partition("-")[0]]

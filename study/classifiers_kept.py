@@ -34,7 +34,7 @@ def load_classifier(run: Location, cell: str) -> tuple[Any, dict[str, Any]]:
 
     card, content = _read(run, cell)
     try:
-        state, _ = from_bytes(content)
+        state = from_bytes(content)
     except ValueError as error:
         raise InputError(f"{model_file(run, cell)}: {error}") from None
     encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}

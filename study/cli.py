@@ -203,8 +203,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    import os
-
     from analysis.serve import PORT, serve
 
     os.nice(10)  # the study comes first
@@ -247,9 +245,8 @@ def _quantise(options: argparse.Namespace) -> int:
 
 
 def _data_check(options: argparse.Namespace) -> int:
-    import os
-
-    from data.folders import check_images, find_images
+    from data.checking import check_images
+    from data.folders import find_images
 
     folder = find_images(Location(options.folder))
     report = check_images(folder, os.cpu_count() or 1)

@@ -19,7 +19,6 @@ from data.storage import InputError, Location
 from study.cells import Cell
 from study.config import Encoder
 from study.material import Material
-from study.records import Row
 from study.seeds import seed_for
 
 
@@ -114,7 +113,7 @@ def _tensors(file: Location, card: Location) -> dict[str, Any]:
         content = file.read_bytes()
         if digest(content) != expected:
             raise ValueError("is not what its card says")
-        return from_bytes(content)[0]
+        return from_bytes(content)
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise InputError(
             f"{file}: it or its card is damaged; resume, and it is made again"
@@ -188,10 +187,9 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
         seed=plan.seed,
         device=device,
     )
-    epochs: list[Row] = []
     checkpoint = Checkpoint(material.run, plan.key)
     metrics = ("train_loss", "valid_loss")
-    ends = EpochEnd("valid_loss", metrics, epochs.append, keep=True, checkpoint=checkpoint)
+    ends = EpochEnd("valid_loss", metrics, lambda row: None, keep=True, checkpoint=checkpoint)
     fit(
         module,
         data,
@@ -200,9 +198,7 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
         patience=settings.patience,
         device=device,
     )
-    assert ends.best is not None
-    assert ends.best_state is not None
-    objective.load_state_dict(ends.best_state)
+    best = ends.restore_best(objective)
     content = to_bytes(objective.encoder.state_dict(), {"encoder": plan.key})
     row = {
         "encoder": plan.key,
@@ -210,13 +206,13 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
         "architecture": settings.architecture,
         "objective": settings.objective,
         "images": len(plan.rows),
-        "epochs": len(epochs),
-        "best_epoch": ends.best["epoch"],
-        "loss": ends.best["valid_loss"],
-        "seconds": sum(epoch["seconds"] for epoch in epochs),
+        "epochs": len(ends.rows),
+        "best_epoch": best["epoch"],
+        "loss": best["valid_loss"],
+        "seconds": sum(epoch["seconds"] for epoch in ends.rows),
         "repeat": plan.repeat,
     }
-    card = {"row": row, "epochs": [{"encoder": plan.key, **epoch} for epoch in epochs]}
+    card = {"row": row, "epochs": [{"encoder": plan.key, **epoch} for epoch in ends.rows]}
     card["checksums"] = _write_weights(material.run, plan, content, objective)
     plan.card(material.run).write_text(seal_json(card))
     checkpoint.delete()

@@ -134,20 +134,17 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
         final=True,
     )
     ends, module = fitted.ends, fitted.trained
-    assert ends.best is not None
-    assert ends.best_state is not None
-    module.network.load_state_dict(ends.best_state)
+    epoch = ends.restore_best(module.network)
     trainer = make_trainer(fitted.device)
     trainer.test(module, datamodule=fitted.data, verbose=False)
     repeat.weights(material.run).write_bytes(to_bytes(fitted.network.state_dict(), {}))
     checkpoint.delete()
-    columns = {"cell": cell.name, "variant": cell.variant, "label_ratio": cell.label_ratio}
-    columns |= {"repeat": repeat.repeat}
-    best = {name: ends.best[name] for name in ("val_loss", "val_acc", "val_f1")}
+    columns = cell.columns | {"repeat": repeat.repeat}
+    best = {name: epoch[name] for name in ("val_loss", "val_acc", "val_f1")}
     tested = {name: float(trainer.callback_metrics[name]) for name in TEST_METRICS}
     row = columns | {"seed": seed, "lr": repeat.lr, "recipe": repeat.recipe}
     row |= {"epochs": len(ends.rows)}
-    row |= {"best_epoch": ends.best["epoch"], **best, **tested}
+    row |= {"best_epoch": epoch["epoch"], **best, **tested}
     return {
         "row": row | {"seconds": sum(epoch["seconds"] for epoch in ends.rows)},
         "epochs": [columns | epoch for epoch in ends.rows],

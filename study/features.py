@@ -18,7 +18,7 @@ from data.storage import InputError, Location
 from study.encoders import EncoderPlan, encoder_settings, load_encoder
 from study.evaluation import noise_levels
 from study.material import Material
-from study.records import INT, REAL, TEXT, Row, read_table, write_table
+from study.records import INT, REAL, TEXT, Row, is_whole, read_table, write_table
 from study.seeds import seed_for
 
 CONTROLS = ("random", "pixels")
@@ -33,11 +33,7 @@ def features_file(run: Location, encoder: str) -> Location:
 
 def has_features(run: Location, encoder: str) -> bool:
     """Whether they are there, and whole."""
-    try:
-        unseal_end(features_file(run, encoder).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+    return is_whole(features_file(run, encoder), unseal_end)
 
 
 def extract_features(material: Material, encoder: str, plan: EncoderPlan | None) -> str:

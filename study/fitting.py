@@ -146,6 +146,13 @@ class EpochEnd(L.Callback):
         self.best_state = state_dict.get("best")
         torch.set_rng_state(state_dict["rng"])
 
+    def restore_best(self, network: torch.nn.Module) -> Row:
+        """Give the network the weights of the best epoch, kept by ``keep``; that epoch's row."""
+        assert self.best is not None
+        assert self.best_state is not None
+        network.load_state_dict(self.best_state)
+        return self.best
+
     def _save_if_due(self, trainer: L.Trainer) -> None:
         wait = max(CHECKPOINT_SECONDS, self._save_cost / CHECKPOINT_COST)
         started = time.monotonic()

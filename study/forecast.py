@@ -10,8 +10,9 @@ from data.storage import InputError
 from study.cells import all_trained_cells, cells_of
 from study.config import Config, differences
 from study.measured import Measured
-from study.planning import count_images, gpu_share
-from study.simulation import Curves, Outcome, encoder_key, simulate, studies_of, trials_of
+from study.planning import count_images, encoder_key, gpu_share
+from study.progress import clock
+from study.simulation import Curves, Outcome, simulate, studies_of, trials_of
 
 SIZES = (1, 2, 4, 8, 16)
 HARDLY = 0.1  # of the time: a larger size that saves less is said to help hardly
@@ -196,10 +197,3 @@ def _notes(curves: Curves, unit: str) -> list[str]:
             "trials on it"
         )
     return [f"note: {note}" for note in notes]
-
-
-def clock(seconds: float) -> str:
-    """``4:32``, or ``1:04:32`` with hours."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

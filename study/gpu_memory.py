@@ -13,8 +13,8 @@ from typing import Any
 from study.cells import cells_of
 from study.encoders import EncoderPlan, encoder_settings, new_objective
 from study.material import Material
+from study.planning import smallest_share
 
-SHARES = (0.125, 0.25, 0.5)  # small networks leave most of a GPU idle; more than 8 crowd its cores
 MARGIN = 1.25  # the allocator's gaps, and what cuDNN takes to find its fastest algorithm
 GIB = 2**30
 CONTEXT = (0.3 * GIB, 1.5 * GIB)  # what CUDA itself takes for each process, at least and at most
@@ -30,8 +30,7 @@ def share_for(needed: float, memory: float) -> float:
     Returns:
         A fraction in (0, 1]; 1 also for what does not fit, so that it fails by itself.
     """
-    fitting = (share for share in SHARES if MARGIN * needed <= share * memory)
-    return next(fitting, 1.0)
+    return smallest_share(MARGIN * needed, memory)
 
 
 def measure(material: Material) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.storage import InputError, Location
-from study.cells import Cell, cells_of
+from study.cells import Cell
 from study.config import Config, config_from
 from study.records import FINISHED, Row, read_study, read_table
 
@@ -236,8 +236,3 @@ def _spans(epochs: Sequence[Row], *key: str) -> list[tuple[float, float]]:
         begin, end = found.get(name, (math.inf, -math.inf))
         found[name] = min(begin, row["ended"] - row["seconds"]), max(end, row["ended"])
     return list(found.values())
-
-
-def missing_cells(measured: Measured, config: Config) -> list[Cell]:
-    """Cells of a configuration of which the run has no curve."""
-    return [cell for cell in cells_of(config) if cell not in measured.trials]

@@ -40,7 +40,7 @@ def run_study(
     3. encoders: their pretraining starts, as tasks
     4. search: one Tune run over all cells
     5. final evaluation: each cell's chosen configuration, ``evaluation.repeats`` times
-    6. features of all images by each encoder
+    6. features of all images by each encoder; where asked for: noise, reconstructions, int8
     7. report: tables, figures, report.html
 
     Returns:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from data.folders import find_images
+from data.species import SPECIES
 from data.splits import require_enough
 from data.storage import Location
-from study.cells import all_trained_cells, cells_of
+from study.cells import Cell, all_trained_cells, cells_of
 from study.config import Config, PooledSplit
 
 MIB = 2**20
+SHARES = (0.125, 0.25, 0.5)  # of a GPU; more than 8 trials crowd its cores
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def count_images(config: Config) -> Counts:
     """
     if config.data.root is None:
         demo = config.data.demo
-        species = 20
+        species = len(SPECIES)
         train, valid, test = (
             (demo.train_per_species,) * species,
             demo.valid_per_species * species,
@@ -116,14 +118,18 @@ def _encoders(config: Config) -> str:
 
 
 def _count_encoders(config: Config) -> int:
-    wanted: set[tuple[object, ...]] = set()
-    for cell in all_trained_cells(config):
-        if cell.kind.pretrained:
-            recipe = config.recipe(cell.variant)
-            ratio = cell.label_ratio if recipe.pretrain_on == "unlabelled" else None
-            repeats = range(config.evaluation.repeats) if recipe.per_repeat else ()
-            wanted |= {(recipe, ratio, repeat) for repeat in (None, *repeats)}
-    return len(wanted)
+    repeats = (None, *range(config.evaluation.repeats))
+    cells = all_trained_cells(config)
+    return len({encoder_key(config, cell, one) for cell in cells for one in repeats} - {None})
+
+
+def encoder_key(config: Config, cell: Cell, repeat: int | None) -> Hashable:
+    """What tells encoders apart, as `study.encoders` has it; None where a cell needs none."""
+    if not cell.kind.pretrained:
+        return None
+    recipe = config.recipe(cell.variant)
+    own = cell.label_ratio if recipe.pretrain_on == "unlabelled" else 0
+    return recipe, own, repeat if recipe.per_repeat else None
 
 
 def _side_by_side(config: Config) -> str:
@@ -142,10 +148,12 @@ def gpu_share(config: Config) -> float:
     """
     activations = config.training.batch_size * config.encoder.width * config.data.image_size**2
     needed = 16 * parameters_of_a(config) + 4 * 6 * activations + 2**30  # CUDA's own GiB
-    for share in (0.125, 0.25, 0.5):
-        if needed <= share * 16 * 2**30:
-            return share
-    return 1.0
+    return smallest_share(needed, 16 * 2**30)
+
+
+def smallest_share(needed: float, memory: float) -> float:
+    """The smallest share of a GPU with so much memory in which a trial fits; 1 if none does."""
+    return next((share for share in SHARES if needed <= share * memory), 1.0)
 
 
 def parameters_of_a(config: Config) -> int:

@@ -89,7 +89,7 @@ class Progress:
         trials = self.ledger.rows("trials")
         done = sum(row["state"] != "RUNNING" for row in trials)
         total = len(self.cells) * self.config.search.trials
-        parts = [f"[{_clock(time.monotonic() - self._started)}] {self.phase}"]
+        parts = [f"[{clock(time.monotonic() - self._started)}] {self.phase}"]
         parts += [f"trials {done}/{total}", self._rate(), self._left(trials), self.detail()]
         return " · ".join(part for part in parts if part)
 
@@ -132,10 +132,11 @@ class Progress:
             return ""
         elapsed = time.monotonic() - self._started
         share = len(finished) / total
-        return f"about {_clock(elapsed / share - elapsed)} left" if share > 0.05 else ""
+        return f"about {clock(elapsed / share - elapsed)} left" if share > 0.05 else ""
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """``4:32``, or ``1:04:32`` with hours."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -150,7 +150,7 @@ def load_quantised(run: Location, cell: str) -> nn.Module:
             raise ValueError("its checksum is wrong")
         if card["of"] != kept["checksum"]:
             raise ValueError("was made of other weights than models/ has")
-        return restore(network, from_bytes(content)[0])
+        return restore(network, from_bytes(content))
     except FileNotFoundError:
         raise InputError(f"{file}: is missing, {again}") from None
     except ValueError as error:

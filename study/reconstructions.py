@@ -20,7 +20,7 @@ from data.sealing import seal_end, unseal_end
 from data.storage import Location
 from study.encoders import EncoderPlan, load_objective
 from study.material import Material
-from study.records import REAL, TEXT, write_table
+from study.records import REAL, TEXT, is_whole, write_table
 from study.seeds import seed_for
 
 LOSSES = ("loss", "noisy_loss", "median_loss", "clean_loss")
@@ -40,11 +40,7 @@ def reconstructions_file(run: Location, encoder: str) -> Location:
 
 def has_reconstructions(run: Location, encoder: str) -> bool:
     """Whether they are there, and whole."""
-    try:
-        unseal_end(reconstructions_file(run, encoder).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+    return is_whole(reconstructions_file(run, encoder), unseal_end)
 
 
 def reconstruct(material: Material, plan: EncoderPlan) -> str:

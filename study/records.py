@@ -319,7 +319,7 @@ def amiss(run: Location, repeats: int, noise: bool = False, int8: bool = False) 
     tables += ["quantised"] if repeats and int8 else []
     tables += [name for name in ON_CARDS if (run / f"{name}.parquet").is_file()]
     files = [f"{table}.parquet" for table in tables]
-    bad = [name for name in files if not _is_whole(run / name, unseal_parquet)]
+    bad = [name for name in files if not is_whole(run / name, unseal_parquet)]
     bad += [] if (run / "optuna.db").is_file() else ["optuna.db"]
     if bad or not repeats:
         return bad
@@ -327,7 +327,7 @@ def amiss(run: Location, repeats: int, noise: bool = False, int8: bool = False) 
     models = [f"models/{cell}.{kind}" for cell in cells for kind in ("json", "safetensors")]
     bad = [name for name in models if not (run / name).is_file()]
     return bad + [
-        file for file, unseal in _of_encoders(run, noise) if not _is_whole(run / file, unseal)
+        file for file, unseal in _of_encoders(run, noise) if not is_whole(run / file, unseal)
     ]
 
 
@@ -354,7 +354,8 @@ def _of_encoders(run: Location, noise: bool) -> Iterator[tuple[str, Callable[[by
         yield "reconstructions.parquet", unseal_parquet
 
 
-def _is_whole(file: Location, unseal: Callable[[bytes], bytes]) -> bool:
+def is_whole(file: Location, unseal: Callable[[bytes], bytes]) -> bool:
+    """Whether the file is there, and its own checksum right."""
     try:
         unseal(file.read_bytes())
     except (FileNotFoundError, ValueError):

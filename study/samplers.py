@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,6 @@ from optuna.samplers.nsgaii import BLXAlphaCrossover, PolynomialMutation
 from optuna.trial import FrozenTrial
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from data.storage import InputError
-from study.cells import Hyperparameter
-
 Point = Mapping[str, Any]  # a value for each hyperparameter
 
 
@@ -46,14 +43,12 @@ class Sampler:
             ASHA leaves a third to a half of the trials COMPLETE: they are shown a pruned trial as
             complete with the best value that it reached.
         keeps_notes: on the trials that it is asked for; they are asked for again on a resume.
-        numbers_only: it cannot search choices.
         memory: trials of a cell that it looks at, at most; None: all of them.
     """
 
     make: Callable[[int, int, int], BaseSampler]
     ranks_pruned: bool = False
     keeps_notes: bool = False
-    numbers_only: bool = False
     memory: int | None = 200
 
 
@@ -125,27 +120,10 @@ SAMPLERS = {
     "tpe": Sampler(_tpe, ranks_pruned=True),
     "gp": Sampler(_gp, memory=100),  # 0.03 s a trial over 100 of them, 0.07 s over 200
     # What these two build on lies in their notes; 2 ms a trial for each thousand of the cell.
-    "cmaes": Sampler(_cmaes, keeps_notes=True, numbers_only=True, memory=None),
+    "cmaes": Sampler(_cmaes, keeps_notes=True, memory=None),
     "nsga2": Sampler(_nsga2, keeps_notes=True, memory=None),
     "random": Sampler(_random, ranks_pruned=True),
 }
-
-
-def sampler_for(name: str, space: Iterable[Hyperparameter]) -> Sampler:
-    """The sampler of that name.
-
-    Raises:
-        InputError: it cannot search the space.
-    """
-    sampler = SAMPLERS[name]
-    choices = [h.name for h in space if h.choices]
-    if sampler.numbers_only and choices:
-        others = ", ".join(n for n, s in SAMPLERS.items() if not s.numbers_only)
-        raise InputError(
-            f"search.sampler: found {name}, which searches numbers only, with the choice "
-            f"{choices[0]}; expected one of {others}"
-        )
-    return sampler
 
 
 class Guided(BaseSampler):

@@ -25,7 +25,7 @@ from study.choosing import is_better
 from study.config import Config
 from study.evaluation import Repeat, repeats_to_run
 from study.measured import Curve, Measured, epoch_work
-from study.planning import Counts
+from study.planning import Counts, encoder_key
 from study.records import Ledger, Row
 from study.search import StudySearch, Trial
 from study.seeds import seed_for
@@ -309,15 +309,6 @@ class Simulation:
         for row in self.curves.repeat(one.cell, one.lr, self.random):
             yield row["seconds"]
         yield self.curves.beside(one.cell)
-
-
-def encoder_key(config: Config, cell: Cell, repeat: int | None) -> Hashable:
-    """What tells encoders apart, as `study.encoders` has it; None where a cell needs none."""
-    if not cell.kind.pretrained:
-        return None
-    recipe = config.recipe(cell.variant)
-    own = cell.label_ratio if recipe.pretrain_on == "unlabelled" else 0
-    return recipe, own, repeat if recipe.per_repeat else None
 
 
 def size_factor(config: Config, measured: Config) -> float:

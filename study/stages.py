@@ -23,11 +23,12 @@ from study.features import (
 )
 from study.gpu_memory import measure, share_for
 from study.material import Material
+from study.optuna_file import OptunaFile
 from study.pretraining import EncoderPool
 from study.progress import Progress
 from study.reconstructions import has_reconstructions, reconstruct, write_reconstructions
 from study.records import Ledger, Row
-from study.search import OptunaFile, StudySearch
+from study.search import StudySearch
 from study.tuning import run_search
 from study.wandb_server import closing_notice, notice
 

@@ -46,10 +46,10 @@ class Fitted:
 
     Attributes:
         network: the whole classifier, images to scores.
-        trained: the part of it that was trained, with the weights of its best epoch if kept.
+        trained: the part of it that was trained, with the weights of its last epoch.
         data: what it was trained on; has test batches if they were asked for.
-        ends: the rows of its epochs.
-        trainer: as it ended.
+        ends: the rows of its epochs; has the weights of the best one if they were kept.
+        device: where it was trained.
     """
 
     network: torch.nn.Module

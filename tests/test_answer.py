@@ -9,8 +9,9 @@ import pytest
 from records_example import write_run
 
 from analysis import load
-from analysis.answer import answer, minus, percents
+from analysis.answer import answer
 from analysis.results import Results
+from analysis.wording import minus, percents
 
 
 @pytest.fixture(scope="module")

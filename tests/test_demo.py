@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.demo import SPECIES, TABLE, draw_butterfly, write_demo
+from data.demo import draw_butterfly, write_demo
+from data.species import SPECIES, TABLE
 from data.storage import InputError
 
 

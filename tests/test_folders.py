@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.folders import BadImageError, check_images, find_images, read_image
+from data.checking import check_images
+from data.decoding import BadImageError, read_image
+from data.folders import find_images
 from data.storage import InputError, Location
 
 

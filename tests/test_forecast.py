@@ -18,9 +18,9 @@ from study.cli import main
 from study.config import Config, config_from
 from study.forecast import forecast, same_study
 from study.measured import Curve, Measured, Overhead, Took, read_measured
-from study.planning import Counts
+from study.planning import Counts, encoder_key
 from study.records import EPOCHS, TRIALS, read_study, read_table, write_study, write_table
-from study.simulation import Curves, Simulation, encoder_key, simulate
+from study.simulation import Curves, Simulation, simulate
 
 COUNTS = Counts((6,) * 20, 20, 20)  # of the drawn images of `config_of`
 SECOND = 1.0

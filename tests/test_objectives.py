@@ -75,7 +75,7 @@ def test_validation_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_its_weights_go_to_disk_and_back(name: str) -> None:
     objective, other = build(name).eval(), build(name, seed=1).eval()
-    other.load_state_dict(from_bytes(to_bytes(objective.state_dict()))[0])
+    other.load_state_dict(from_bytes(to_bytes(objective.state_dict())))
     with torch.no_grad():
         found = []
         for each in (objective, other):

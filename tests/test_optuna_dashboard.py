@@ -20,8 +20,9 @@ from records_example import write_run
 
 from data.storage import Location
 from study.config import config_from
+from study.optuna_file import OptunaFile
 from study.records import Ledger
-from study.search import OptunaFile, StudySearch
+from study.search import StudySearch
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from data import packing
-from data.folders import BadImageError, ImageFolder, find_images
+from data.decoding import BadImageError
+from data.folders import ImageFolder, find_images
 from data.packing import PackedImages, image_from_bytes, open_packed, pack_images
 from data.storage import InputError, Location
 

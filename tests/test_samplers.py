@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import study.samplers
-from data.storage import InputError
 from study.cells import Hyperparameter
 from study.config import Search
 from study.samplers import SAMPLERS, population
@@ -132,15 +131,6 @@ def test_the_best_at_the_end_of_the_range(sampler: str) -> None:
             number, point = search.ask()
             assert 1e-3 <= point["lr"] <= 1.2e-3
             search.tell(number, "COMPLETE", end * point["lr"])
-
-
-def test_cmaes_refuses_a_choice_and_says_which_samplers_take_one() -> None:
-    with pytest.raises(InputError) as caught:
-        begin("cmaes", MIXED)
-    assert str(caught.value) == (
-        "search.sampler: found cmaes, which searches numbers only, with the choice recipe; "
-        "expected one of tpe, gp, nsga2, random"
-    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -20,15 +20,17 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+import study.optuna_file
 import study.samplers
 import study.search
 from data.storage import Location
 from study.cells import Cell, trial_number
 from study.choosing import winner
 from study.config import Config, config_from
+from study.optuna_file import OptunaFile
 from study.records import Ledger, Row
 from study.samplers import SAMPLERS
-from study.search import OptunaFile, StudySearch, Trial
+from study.search import StudySearch, Trial
 
 EPOCHS = 27
 BEST_LR = {"A@10": 3e-5, "B1@10": 3e-4, "A@100": 3e-3, "B1@100": 1e-3}
@@ -579,10 +581,10 @@ def test_what_storage_refused_of_optunas_file_is_copied_by_the_next_save(
     check_database(tmp_path, ledger)
 
 
-@pytest.mark.parametrize("schema", [study.search._SCHEMA, "another"])
+@pytest.mark.parametrize("schema", [study.optuna_file._SCHEMA, "another"])
 def test_optunas_file_is_the_same_where_optunas_tables_are_not_known(
     tmp_path: Path, undisturbed: Ledger, monkeypatch: pytest.MonkeyPatch, schema: str
 ) -> None:
-    monkeypatch.setattr(study.search, "_SCHEMA", schema)
+    monkeypatch.setattr(study.optuna_file, "_SCHEMA", schema)
     saved(tmp_path, undisturbed, configure())
     check_database(tmp_path, undisturbed)

@@ -1,0 +1,31 @@
+"""Numbers in words, as sentences, tables and the terminal have them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+
+def percents(ratios: Sequence[int] | pd.Series) -> str:
+    """``10, 25 and 50 %``."""
+    names = [f"{ratio:g}" for ratio in sorted(ratios)]
+    return f"{', '.join(names[:-1])} and {names[-1]} %" if len(names) > 1 else f"{names[0]} %"
+
+
+def minus(text: str) -> str:
+    """Hyphens before a digit as minus signs."""
+    return re.sub(r"-(?=[\d.])", "−", text)
+
+
+def in_points(row: Any) -> str:
+    """A difference with its interval."""
+    value, low, high = (100 * row[name] for name in ("difference", "low", "high"))
+    return f"{value:+.1f} points [95 % interval {low:+.1f} to {high:+.1f}]"
+
+
+def largest(rows: pd.DataFrame) -> pd.Series:
+    """The row with the largest difference, whichever its sign."""
+    return rows.iloc[int(rows["difference"].abs().argmax())]
