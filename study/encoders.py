@@ -19,6 +19,7 @@ from data.storage import InputError, Location
 from study.cells import Cell
 from study.config import Encoder
 from study.material import Material
+from study.records import Row
 from study.seeds import seed_for
 
 
@@ -161,21 +162,44 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     Returns:
         ``{"row": a row of encoders_made, "epochs": rows of encoder_epochs}``.
     """
-    import torch
-
-    from data.module import ButterflyDataModule
-    from models.training import PretrainingModule
-    from models.weights import to_bytes
-    from study.fitting import Checkpoint, EpochEnd, fit, use_device
+    from study.fitting import Checkpoint
 
     made = read_card(plan, material.run)
     if made is not None:  # by a task of a driver that died, or one whose machine did
         return made
+    checkpoint = Checkpoint(material.run, plan.key)
+    objective, best, epochs = _train(material, plan, checkpoint)
+    row = {
+        "encoder": plan.key,
+        "recipe": plan.name,
+        "architecture": plan.recipe.architecture,
+        "objective": plan.recipe.objective,
+        "images": len(plan.rows),
+        "epochs": len(epochs),
+        "best_epoch": best["epoch"],
+        "loss": best["valid_loss"],
+        "seconds": sum(epoch["seconds"] for epoch in epochs),
+        "repeat": plan.repeat,
+    }
+    card = {"row": row, "epochs": [{"encoder": plan.key, **epoch} for epoch in epochs]}
+    card["checksums"] = _write_weights(material.run, plan, objective)
+    plan.card(material.run).write_text(seal_json(card))
+    checkpoint.delete()
+    return card
+
+
+def _train(material: Material, plan: EncoderPlan, checkpoint: Any) -> tuple[Any, Row, list[Row]]:
+    """The objective with the weights of its best epoch, that epoch's row, and all of them."""
+    import torch
+
+    from data.module import ButterflyDataModule
+    from models.training import PretrainingModule
+    from study.fitting import EpochEnd, fit, use_device
+
     settings = plan.recipe
     device = use_device(material.config)
     torch.manual_seed(plan.seed)
     objective = new_objective(material, plan)
-    module = PretrainingModule(objective, settings.lr)
     rows = np.zeros(len(material.images.labels), np.int64)
     rows[list(plan.rows)] = np.arange(len(plan.rows))
     data = ButterflyDataModule(
@@ -187,47 +211,27 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
         seed=plan.seed,
         device=device,
     )
-    checkpoint = Checkpoint(material.run, plan.key)
     metrics = ("train_loss", "valid_loss")
     ends = EpochEnd("valid_loss", metrics, lambda row: None, keep=True, checkpoint=checkpoint)
     fit(
-        module,
+        PretrainingModule(objective, settings.lr),
         data,
         ends,
         max_epochs=settings.epochs,
         patience=settings.patience,
         device=device,
     )
-    best = ends.restore_best(objective)
-    content = to_bytes(objective.encoder.state_dict(), {"encoder": plan.key})
-    row = {
-        "encoder": plan.key,
-        "recipe": plan.name,
-        "architecture": settings.architecture,
-        "objective": settings.objective,
-        "images": len(plan.rows),
-        "epochs": len(ends.rows),
-        "best_epoch": best["epoch"],
-        "loss": best["valid_loss"],
-        "seconds": sum(epoch["seconds"] for epoch in ends.rows),
-        "repeat": plan.repeat,
-    }
-    card = {"row": row, "epochs": [{"encoder": plan.key, **epoch} for epoch in ends.rows]}
-    card["checksums"] = _write_weights(material.run, plan, content, objective)
-    plan.card(material.run).write_text(seal_json(card))
-    checkpoint.delete()
-    return card
+    return objective, ends.restore_best(objective), ends.rows
 
 
-def _write_weights(
-    run: Location, plan: EncoderPlan, encoder: bytes, objective: Any
-) -> dict[str, str]:
+def _write_weights(run: Location, plan: EncoderPlan, objective: Any) -> dict[str, str]:
     """Their checksums. The whole objective is kept of the search's encoder alone."""
     from models.weights import to_bytes
 
-    contents = {plan.weights(run): encoder}
+    named = {"encoder": plan.key}
+    contents = {plan.weights(run): to_bytes(objective.encoder.state_dict(), named)}
     if plan.repeat is None:
-        contents[plan.objective(run)] = to_bytes(objective.state_dict(), {"encoder": plan.key})
+        contents[plan.objective(run)] = to_bytes(objective.state_dict(), named)
     for file, content in contents.items():
         file.write_bytes(content)
     return {file.name: digest(content) for file, content in contents.items()}

@@ -136,10 +136,14 @@ def test_hypotheses_say_what_the_differences_say(tmp_path: Path) -> None:
     run = load(write_run(tmp_path / "run", ratios=(10, 100), encoders=0))
     compared = _compared(run)
     table = contrasts(compared)
-    row = table[(table["contrast"] == "B2−B0") & (table["label_ratio"] == 10)].iloc[0]
+    rows = table[table["contrast"] == "B2−B0"].set_index("label_ratio")
+    parts = [
+        f"at {ratio} % labels by {100 * row['difference']:+.1f} points [95 % interval "
+        f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}]"
+        for ratio, row in rows.iterrows()
+    ]
     text = _told(run, compared, verdict="higher")["B2−B0"]
-    assert f"at 10 % labels by +{100 * row['difference']:.1f} points" in text
-    assert text.startswith("Yes: ")
+    assert text == f"Yes: {', '.join(parts)}.".replace("-", "−")
     text = _told(run, compared, verdict="not decided")["B2−B0"]
     assert text.startswith("Not decided by this data; the largest difference there is ")
     assert "points" in text
