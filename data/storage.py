@@ -199,7 +199,8 @@ class Location:
             temporary.write_bytes(content)
             _rename(temporary, self.local)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it would hide what happened
+                temporary.unlink(missing_ok=True)
 
     def write_text(self, content: str) -> None:
         self.write_bytes(content.encode("utf-8"))

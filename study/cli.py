@@ -10,6 +10,7 @@ import argparse
 import errno
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 _NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,22 +44,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         hint = getattr(options, "resume_hint", None)
+        if hint and not options.has_begun():
+            hint = "the same command"
         print(f"mariposa: interrupted{f'; go on with: {hint}' if hint else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         sys.stderr.close()
         return 0
     except OSError as error:
-        if error.errno not in _NO_WAY_IN or error.filename is None:
+        if error.errno in _NO_WAY_IN and error.filename is not None:
+            expected = "one that can be read"
+        elif error.errno in _NO_ROOM:
+            expected = "storage that can be written"
+        else:
             raise
+        where = f"{error.filename}: " if error.filename else ""
         reason = os.strerror(error.errno).lower()
-        print(
-            f"mariposa: {error.filename}: {reason}; expected one that can be read", file=sys.stderr
-        )
+        print(f"mariposa: {where}{reason}; expected {expected}", file=sys.stderr)
         return 2
 
 
 def _run(options: argparse.Namespace) -> int:
+    if not options.out:
+        raise InputError("--out: found an empty name, expected a folder or a URI")
     out = Location(options.out)
     if out.is_local and "working_dir_files" in out.local.parts:
         raise InputError(
@@ -89,9 +98,11 @@ def _configuration(options: argparse.Namespace) -> Config:
     from study.config import load_config
 
     changes: dict[str, object] = {}
-    if options.name:
+    if options.name is not None:
         changes["name"] = options.name
-    if options.data:
+    if options.data is not None:
+        if not options.data:  # a shell variable that is not set is no wish for drawn butterflies
+            raise InputError("--data: found an empty name, expected a folder or a URI")
         changes["data.root"] = str(Location(options.data))
     return load_config(options.config, options.set, changes)
 
@@ -101,8 +112,10 @@ def _resume(options: argparse.Namespace) -> int:
     from study.records import read_study
 
     run = _run_location(options.run)
-    config = config_from(read_study(run)["config"], str(run / "study.yaml"))
-    config = config.model_copy(update={"name": run.name})  # the folder may have been renamed
+    tree = read_study(run)["config"]
+    config = config_from(tree, str(run / "study.yaml"))
+    if config.name != run.name:  # the folder was renamed
+        config = config_from({**tree, "name": run.name}, str(run))
     return _study(options, config, run.parent, options.restart_errored)
 
 
@@ -115,7 +128,10 @@ def _study(
     if options.address:
         use_token()
     run = out / config.name
-    options.resume_hint = f"mariposa resume {_shown(run)}"
+    options.resume_hint = f"mariposa resume {shlex.quote(_shown(run))}"
+    if options.address:
+        options.resume_hint += f" --address {shlex.quote(options.address)}"
+    options.has_begun = (run / "study.yaml").is_file
     try:
         report = run_study(config, out, options.address, restart_errored)
     except StudyFailedError as error:

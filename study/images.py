@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 from data.demo import write_demo
 from data.folders import ImageFolder, find_images
-from data.packing import node_cache, pack_images
+from data.packing import file_lock, node_cache, pack_images
+from data.species import SPECIES
 from data.storage import InputError, Location
-from study.config import Config, PooledSplit
+from study.config import Config, Demo, PooledSplit
 from study.material import Material
 from study.records import LABELS, Row, write_study, write_table
 
@@ -31,10 +34,18 @@ def _demo(config: Config) -> Location:
     sizes = config.data.demo.model_dump()
     name = "-".join(str(value) for value in sizes.values())
     folder = node_cache() / f"demo-{name}"
-    if not folder.is_dir():
-        print(f"drawing butterflies into {folder}", flush=True)
-        write_demo(folder, **sizes)
+    with file_lock(folder.with_name(f"{folder.name}.lock")):
+        if not _is_whole(folder, config.data.demo):
+            shutil.rmtree(folder, ignore_errors=True)
+            print(f"drawing butterflies into {folder}", flush=True)
+            write_demo(folder, **sizes)
     return Location(folder)
+
+
+def _is_whole(folder: Path, demo: Demo) -> bool:
+    """Whether all of its images are there: what cleans /tmp takes files, and leaves folders."""
+    counts = (demo.train_per_species, demo.valid_per_species, demo.test_per_species)
+    return sum(1 for _ in folder.rglob("*.jpg")) == sum(counts) * len(SPECIES)
 
 
 def prepare(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from data.folders import find_images
 from data.species import SPECIES
 from data.splits import require_enough
-from data.storage import Location
+from data.storage import InputError, Location
 from study.cells import Cell, all_trained_cells, cells_of
 from study.config import Config, PooledSplit
 
@@ -27,8 +27,18 @@ class Counts:
     test: int
 
     def labelled(self, ratio: int) -> int:
-        """Labelled training images at that ratio: per species ⌊ratio · n + ½⌋."""
-        return sum((2 * ratio * n + 100) // 200 for n in self.train)
+        """Labelled training images at that ratio: per species ⌊ratio · n + ½⌋.
+
+        Raises:
+            InputError: a species would have none.
+        """
+        counts = [(2 * ratio * n + 100) // 200 for n in self.train]
+        if not all(counts):
+            raise InputError(
+                f"cells.label_ratios: {ratio} % of the {min(self.train)} training images of a "
+                "species leaves no label; expected at least one"
+            )
+        return sum(counts)
 
 
 def count_images(config: Config) -> Counts:

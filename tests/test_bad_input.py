@@ -193,6 +193,8 @@ def test_a_ratio_that_leaves_a_species_without_a_label(
     line = refused(*run_arguments(own_images, out, cells=cells))
     assert line.startswith("cells.label_ratios: 5 % of the 8 training images of ATALA")
     assert left_behind(out) == []
+    line = refused("plan", "smoke", "--data", own_images, "--set", "cells.label_ratios=[5]")
+    assert line.startswith("cells.label_ratios: 5 % of the 8 training images of a species")
 
 
 def test_a_pooled_split_that_wants_more_than_there_is(
@@ -443,6 +445,47 @@ def test_a_renamed_run_is_resumed_where_it_lies(
     assert sorted(path.name for path in out.iterdir()) == ["packed", "renamed"]
 
 
+def test_a_run_renamed_to_what_no_run_may_be_named(
+    refused: Command, own_images: Path, tmp_path: Path
+) -> None:
+    """Else the name would be written into its study.yaml, and no command could read that again."""
+    run = tmp_path / "runs" / "tiny 2"
+    write_study_yaml(tmp_path / "runs" / "tiny", own_images)
+    (tmp_path / "runs" / "tiny").rename(run)
+    before = (run / "study.yaml").read_bytes()
+    assert "name: found 'tiny 2'" in refused("resume", run)
+    assert (run / "study.yaml").read_bytes() == before
+
+
+def test_a_name_that_is_not_utf8(refused: Command, own_images: Path, tmp_path: Path) -> None:
+    """As archives made on Windows hold them."""
+    image = next((own_images / "train").rglob("*.png"))
+    os.rename(image, os.path.join(os.fsencode(image.parent), b"caf\xe9.png"))
+    for command in (run_arguments(own_images, tmp_path / "runs"), ["data", "check", own_images]):
+        line = refused(*command)
+        assert r"caf\xe9.png: its name is not UTF-8" in line
+    assert left_behind(tmp_path / "runs") == []
+
+
+@pytest.mark.parametrize("option", ["--data", "--out", "--name"])
+def test_an_empty_option_is_not_the_default(refused: Command, tmp_path: Path, option: str) -> None:
+    """`--data "$FOLDER"` of a variable that is not set."""
+    line = refused("run", "smoke", option, "")
+    assert re.search("--data: found an empty|--out: found an empty|name: found ''", line)
+    assert left_behind(tmp_path / "runs") == []
+
+
+def test_a_report_without_room(refused: Command, example_run: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 4000):
+        run = tmp_path / "disk" / "run"
+        shutil.copytree(example_run, run)
+        with contextlib.suppress(OSError), (tmp_path / "disk" / "fill").open("wb") as fill:
+            fill.write(bytes(2**22))
+        assert "no space left on device; expected storage that can be written" in refused(
+            "report", run
+        )
+
+
 READERS = (
     ["resume", "RUN"],
     ["report", "RUN"],
@@ -578,3 +621,23 @@ def test_images_that_changed_since_the_run_began(
         assert str(own_images) in line
         assert "its images are not those" in line
         assert file.read_bytes() == before, "nothing has begun"
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_the_command_that_goes_on_can_be_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, begun: bool
+) -> None:
+    """Also where the folder has a blank, a cluster was named, or nothing is on disk yet."""
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("study.pipeline.run_study", interrupted)
+    run = tmp_path / "my runs" / "smoke"
+    if begun:
+        run.mkdir(parents=True)
+        (run / "study.yaml").touch()
+    code = main(["run", "smoke", "--out", str(tmp_path / "my runs"), "--address", "local"])
+    assert code == 130
+    command = f"mariposa resume '{run}' --address local" if begun else "the same command"
+    assert capsys.readouterr().err == f"mariposa: interrupted; go on with: {command}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 from data.demo import draw_butterfly, write_demo
 from data.species import SPECIES, TABLE
 from data.storage import InputError
+from study.config import config_from
+from study.images import images_of
 
 
 def pixels(species: str, seed: int, size: int = 32) -> np.ndarray:
@@ -108,3 +111,21 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     few = {"train_per_species": 1, "valid_per_species": 0, "test_per_species": 0}
     assert write_demo(tmp_path / "empty", **few, size=16, workers=1) == 20
+
+
+def test_the_data_set_of_this_machine_is_drawn_once_and_again_where_files_are_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also by two studies at once, and after something has cleaned /tmp."""
+    monkeypatch.setenv("MARIPOSA_CACHE", str(tmp_path))
+    sizes = {"train_per_species": 2, "valid_per_species": 1, "test_per_species": 1, "size": 32}
+    config = config_from({"name": "tiny", "data": {"demo": sizes}}, "tiny")
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: images_of(config, {"data": None}), range(2))
+    assert one == two
+    assert one is not None
+    first = Path(str(one.root)) / one.files[0].path
+    content = first.read_bytes()
+    first.unlink()
+    assert images_of(config, {"data": None}) == one
+    assert first.read_bytes() == content
