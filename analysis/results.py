@@ -104,7 +104,7 @@ class Results:
                 f"{self.run.location}: features/files.parquet has other test images than "
                 f"predictions.parquet, expected the same"
             )
-        return score_cells(found, self.run.species)[0]
+        return score_cells(found, self.run.species, self._draws)[0]
 
     @cached_property
     def probes(self) -> pd.DataFrame:

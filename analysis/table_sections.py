@@ -12,7 +12,6 @@ from analysis.cells import grouped, p_value, points, ratio, value, verdict, with
 from analysis.load import Run, cell_name
 from analysis.page import Cell, Grid, Section
 from analysis.shown import Shown
-from analysis.statistics import DRAWS
 from analysis.wording import minus
 
 METRICS = ("acc", "f1", "precision", "recall", "loss")
@@ -29,7 +28,7 @@ def table_section(shown: Shown) -> Section:
     rows = grouped(table.to_dict("records"), "label_ratio", _table_cells)
     names += ["lr", "Epochs", "Seconds", "n", "Repeats"]
     section.table(Grid("Table I", names, rows, tables.caption(run)))
-    section.note(_conditional(run))
+    section.note(_conditional(run, shown.results.scored[1].count))
     _add_paper(section, shown.results.paper)
     return section
 
@@ -58,10 +57,10 @@ def _spent(row: dict[Any, Any], name: str, key: str) -> Cell:
     return replace(search, small=f"+ {final.text}" if final.key else "")
 
 
-def _conditional(run: Run) -> str:
+def _conditional(run: Run, draws: int) -> str:
     repeats = tables.configured_repeats(run)
     text = (
-        f"The intervals come from {DRAWS:,} draws of repeats and of test images (stratified by "
+        f"The intervals come from {draws:,} draws of repeats and of test images (stratified by "
         "species), the same draws for every cell; their width allows for how few repeats there "
         "are (Student’s t). They are conditional on the chosen learning rate: another search could "
         "choose another one. "

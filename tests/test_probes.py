@@ -10,7 +10,7 @@ import pytest
 from records_example import write_run
 from sklearn.linear_model import LogisticRegression
 
-from analysis import load, probes
+from analysis import contrasts, load, probes
 from analysis.probes import PENALTIES, cross_entropy, encoder_of, fit_path, logits, probe, rotate
 from analysis.results import Results
 from data.storage import InputError
@@ -67,6 +67,18 @@ def test_the_contrast_is_of_the_same_images_as_the_networks(folder: Path) -> Non
     assert row["n"] == 80
     assert table.loc[("probe: pretrained−random", 100), "difference"] > 0  # as it was made
     assert set(results.hypotheses["name"]) >= {"probe: pretrained−random"}
+
+
+def test_a_study_of_many_differences_draws_more_for_networks_and_probes_alike(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrasts, "MOST_ROWS", 4)
+    results = Results(load(folder))
+    assert results.scored[1].count > 2000
+    found = results.contrasts.set_index(["contrast", "label_ratio"])["difference"]
+    monkeypatch.undo()
+    expected = Results(load(folder)).contrasts.set_index(["contrast", "label_ratio"])["difference"]
+    pd.testing.assert_series_equal(found, expected)
 
 
 def test_probes_are_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
