@@ -483,7 +483,7 @@ _Loader.add_implicit_resolver(
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         line = " ".join(str(error).split())
         raise InputError(f"{where}: is not YAML ({line}); expected YAML") from None
 
