@@ -25,6 +25,7 @@ from study.seeds import seed_for
 if TYPE_CHECKING:
     from study.trial import Fitted
 
+PARTS = ("evaluation_epochs", "predictions", "robustness")  # tables with many rows a repeat
 TEST_METRICS = ("test_loss", "test_acc", "test_f1", "test_precision", "test_recall")
 
 
@@ -69,11 +70,25 @@ def noise_levels(config: Config) -> tuple[float, ...]:
     return tuple(sorted({share for share in config.evaluation.noise if share > 0}))
 
 
+def forget_outdated(config: Config, ledger: Ledger) -> None:
+    """Drop the evaluations of what a cell does not choose any more, before it is evaluated anew.
+
+    A study that has grown may choose another configuration. Repeats of both are no sample of
+    either, and a repeat that fails is never replaced.
+    """
+    for cell in cells_of(config):
+        trial = _chosen(cell, config, ledger)
+        for row in [row for row in ledger.rows("evaluations") if row["cell"] == cell.name]:
+            if trial and _choice(row) != _choice(trial):
+                for table in (*PARTS, "evaluations"):
+                    ledger.drop(table, cell=cell.name, repeat=row["repeat"])
+    ledger.flush()
+
+
 def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
     """What is still to be evaluated; what took longest in the search first, not left for the end.
 
-    A study that has grown may have chosen another configuration: its cell is evaluated anew. A
-    cell whose model is gone has its best repeat run again, which leaves it. So has a repeat that
+    A cell whose model is gone has its best repeat run again, which leaves it. So has a repeat that
     lacks a test in noise.
     """
     rows = ledger.rows("evaluations")
@@ -99,6 +114,10 @@ def _chosen(cell: Cell, config: Config, ledger: Ledger) -> Mapping[str, Any] | N
     return winner(trials, config.search.metric)
 
 
+def _choice(row: Mapping[str, Any]) -> tuple[float, str | None]:
+    return row["lr"], row.get("recipe")
+
+
 def _untested_in_noise(config: Config, ledger: Ledger) -> Iterator[Repeat]:
     """The evaluations without all of the study's levels of noise."""
     tested = {(row["cell"], row["repeat"], row["noise"]) for row in ledger.rows("robustness")}
@@ -112,8 +131,7 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     """Train and test one repeat; runs in a worker.
 
     Returns:
-        ``row`` of evaluations, ``epochs``, ``predictions`` and ``robustness``: the rows of their
-        tables.
+        The ``row`` of evaluations, and by the name of each of `PARTS` its rows.
     """
     from models.weights import to_bytes
     from study.fitting import Checkpoint, make_trainer
@@ -147,7 +165,7 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     row |= {"best_epoch": epoch["epoch"], **best, **tested}
     return {
         "row": row | {"seconds": sum(epoch["seconds"] for epoch in ends.rows)},
-        "epochs": [columns | epoch for epoch in ends.rows],
+        "evaluation_epochs": [columns | epoch for epoch in ends.rows],
         "predictions": [columns | one for one in _predictions(material, module.test_outputs)],
         "robustness": [
             columns | {"noise": share} | one
@@ -193,11 +211,8 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
     The weights come first: if the process dies in between, the repeat is run again.
     """
     own: Row = result["row"]
-    others = [
-        row
-        for row in ledger.rows("evaluations")
-        if repeat_of({**row, "repeat": repeat.repeat}) == repeat and row["repeat"] != own["repeat"]
-    ]
+    of_cell = [row for row in ledger.rows("evaluations") if row["cell"] == own["cell"]]
+    others = [row for row in of_cell if row["repeat"] != own["repeat"]]
     best = best_repeat([*others, own], material.config.search.metric)
     weights = repeat.weights(material.run)
     if best is own:
@@ -210,15 +225,11 @@ def record(material: Material, ledger: Ledger, repeat: Repeat, result: dict[str,
             "recipe": material.config.recipe(repeat.trained_as.variant).model_dump(),
         }
         card_file(material.run, repeat.cell.name).write_text(seal_json(card))
-    for table, rows in (
-        ("evaluation_epochs", result["epochs"]),
-        ("predictions", result["predictions"]),
-        ("robustness", result["robustness"]),
-    ):
-        if (own["cell"], own["repeat"]) in ledger.tables["evaluations"]:
+    for table in PARTS:
+        if len(others) < len(of_cell):
             ledger.drop(table, cell=own["cell"], repeat=own["repeat"])
-        for row in rows:
+        for row in result[table]:
             ledger.put(table, row)
-    ledger.put("evaluations", result["row"])
+    ledger.put("evaluations", own)
     ledger.flush()
     weights.delete()

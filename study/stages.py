@@ -12,7 +12,14 @@ from data.storage import StorageError
 from study.cells import Cell, all_trained_cells, cells_of, trained_cells
 from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
 from study.encoders import plan_encoder
-from study.evaluation import Repeat, evaluate, noise_levels, record, repeats_to_run
+from study.evaluation import (
+    Repeat,
+    evaluate,
+    forget_outdated,
+    noise_levels,
+    record,
+    repeats_to_run,
+)
 from study.features import (
     CONTROLS,
     cluster_in_noise,
@@ -178,6 +185,7 @@ class Stages:
                 self.search.give_up(cell, str(reasons[0]))
 
     def evaluate(self) -> None:
+        forget_outdated(self.config, self.ledger)
         waiting = list(repeats_to_run(self.config, self.ledger))
         total = len(self.cells) * self.config.evaluation.repeats
         self.progress.enter(

@@ -19,7 +19,7 @@ from models.semisupervised import FixMatchModule
 from models.weights import from_bytes
 from study.cells import VARIANTS, Cell, Variant
 from study.encoders import EncoderPlan, load_encoder, plan_encoder, pretrain, read_card
-from study.evaluation import Repeat, evaluate, record, repeats_to_run
+from study.evaluation import PARTS, Repeat, evaluate, forget_outdated, record, repeats_to_run
 from study.fitting import Checkpoint
 from study.material import Material
 from study.records import LABELS, Ledger, Row, read_table, write_table
@@ -248,7 +248,7 @@ def test_the_final_evaluation_tests_the_best_epochs_weights(material: Material) 
     ledger = Ledger(material.run)
     repeat = Repeat(Cell("B1", 50), 0, 3e-3)
     result = evaluate(material, repeat)
-    rows, row = result["epochs"], result["row"]
+    rows, row = result["evaluation_epochs"], result["row"]
     assert row["val_f1"] == max(epoch["val_f1"] for epoch in rows)
     assert rows[row["best_epoch"] - 1]["val_f1"] == row["val_f1"]
     right = [one["true"] == one["pred"] for one in result["predictions"]]
@@ -271,7 +271,8 @@ def test_a_repeat_evaluated_anew_leaves_nothing_of_the_old_one(make_material: Ma
     for lr in (3e-3, 1e-12):
         result = evaluate(made, Repeat(cell, 0, lr))
         if lr == 1e-12:
-            result["epochs"], result["row"]["epochs"] = result["epochs"][:1], 1
+            result["evaluation_epochs"] = result["evaluation_epochs"][:1]
+            result["row"]["epochs"] = 1
         record(made, ledger, Repeat(cell, 0, lr), result)
     for known in (ledger, Ledger(made.run)):
         assert [row["epoch"] for row in known.rows("evaluation_epochs")] == [1]
@@ -299,6 +300,29 @@ def test_only_what_is_not_yet_evaluated_is_run(material: Material, tmp_path: Pat
         ledger.put("evaluations", cell | {"repeat": 0, "lr": lr})
     again = [one.cell.name for one in repeats_to_run(material.config, ledger)]
     assert again == ["A@50"], "another learning rate has won since"
+
+
+def test_a_cell_never_has_repeats_of_two_learning_rates(
+    make_material: MakeMaterial, tmp_path: Path
+) -> None:
+    """The study has grown and chosen another; it is interrupted, or the new repeats fail."""
+    made, ledger = make_material(), Ledger(Location(tmp_path))
+    image = {"file": "a.jpg", "true": "a", "pred": "a"}
+    for name, lr in [("A@100", 7e-3), ("A@50", 2e-3)]:
+        variant, ratio = name.split("@")
+        cell = {"cell": name, "variant": variant, "label_ratio": int(ratio)}
+        trial = {"trial_id": f"{name}-000", "state": "COMPLETE", "lr": 7e-3, "val_f1": 0.5}
+        ledger.put("trials", cell | trial)
+        for repeat in range(2):
+            row = cell | {"repeat": repeat, "lr": lr, "epochs": 1, "test_acc": 1.0}
+            ledger.put("evaluations", row)
+            ledger.put("evaluation_epochs", row | {"epoch": 1})
+            ledger.put("predictions", row | image)
+            ledger.put("robustness", row | image | {"noise": 0.1})
+    forget_outdated(made.config, ledger)
+    for known in (ledger, Ledger(Location(tmp_path))):
+        for table in (*PARTS, "evaluations"):
+            assert [row["cell"] for row in known.rows(table)] == ["A@100"] * 2, table
 
 
 # --- Interrupted, failed -------------------------------------------------------------------------
