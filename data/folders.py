@@ -14,7 +14,7 @@ from data.storage import InputError, Location
 
 SPLITS = ("train", "valid", "test")
 _SPLIT_NAMES = {s: s for s in SPLITS} | {"val": "valid", "validation": "valid"}
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _EXPECTED = "expected train/, valid/ and test/ with a folder per species, or a folder per species"
 
 

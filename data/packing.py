@@ -14,10 +14,11 @@ import hashlib
 import io
 import os
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def pack_images(
     if _is_whole(destination, key):
         return key, False
     try:
-        with _temporary_file(destination) as temporary:
+        with temporary_file(_beside(destination)) as temporary:
             _decode(folder, image_size, temporary, workers)
             checksum, size = _checksum(temporary), temporary.stat().st_size
             _publish(temporary, destination / f"{key}.npy")
@@ -160,16 +161,32 @@ def _read_index(destination: Location, key: str) -> dict[str, Any]:
     return unseal_json((destination / f"{key}.json").read_text())
 
 
+def _beside(destination: Location) -> Path:
+    """Where a rename suffices to publish a file; else the folder of temporary files."""
+    return destination.local if destination.is_local else Path(tempfile.gettempdir())
+
+
 @contextmanager
-def _temporary_file(destination: Location) -> Iterator[Path]:
-    """A name beside the destination, so that a rename suffices; else among temporary files."""
-    folder = destination.local if destination.is_local else Path(tempfile.gettempdir())
+def temporary_file(folder: Path) -> Iterator[Path]:
+    """A name for an array in that folder, which is made; gone with the block.
+
+    So are those that a process left there which was killed, a day ago or longer.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    delete_older(folder.glob(".part-*.npy"), 24 * 3600.0)
     temporary = folder / f".part-{uuid.uuid4().hex[:8]}.npy"
     try:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def delete_older(files: Iterable[Path], seconds: float) -> None:
+    """Delete those of the files that nobody has written or touched for so long."""
+    for file in files:
+        with suppress(OSError):  # another process's or user's
+            if time.time() - file.stat().st_mtime > seconds:
+                file.unlink()
 
 
 def _publish(temporary: Path, target: Location) -> None:

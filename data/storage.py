@@ -112,7 +112,7 @@ class Location:
             )
         if not self.path:
             raise InputError(f"{text}: names no bucket; expected {scheme}://BUCKET/FOLDER")
-        self._open_file_system(text)
+        self._file_system()
 
     @property
     def is_local(self) -> bool:
@@ -156,7 +156,7 @@ class Location:
         return self._at(f"{self.path.rstrip('/')}/{name}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Location, (str(self), self.patience)
+        return _restored, (self._root, self.path, self.patience)
 
     @_patiently
     def is_file(self) -> bool:
@@ -261,9 +261,7 @@ class Location:
             self._file_system().delete_file(self.path)
 
     def _at(self, path: str) -> Location:
-        other = Location.__new__(Location)
-        other._root, other.path, other.patience = self._root, path, self.patience
-        return other
+        return _restored(self._root, path, self.patience)
 
     def _temporary(self) -> Path:
         self.local.parent.mkdir(parents=True, exist_ok=True)
@@ -281,24 +279,26 @@ class Location:
             return system.open_output_stream(self.path)
 
     def _file_system(self) -> FileSystem:
-        return self._open_file_system(str(self) if self._root else "")
-
-    @staticmethod
-    def _open_file_system(uri: str) -> FileSystem:
         from pyarrow.fs import FileSystem, LocalFileSystem
 
-        if not uri:
+        if self.is_local:
             return LocalFileSystem()
-        base, _, query = uri.partition("?")
-        # One client a bucket: its region is looked up once, and a key may hold blanks and "%".
-        bucket = "/".join(base.split("/")[:3]) + (f"?{query}" if query else "")
+        # One client a bucket: its region is looked up once, and a key may hold blanks, "%", "?".
+        bucket = self._root.format(self.path.partition("/")[0])
         if bucket not in _FILE_SYSTEMS:
             try:
                 _FILE_SYSTEMS[bucket] = FileSystem.from_uri(bucket)[0]
             except (ValueError, OSError) as error:
                 reason = str(error).splitlines()[0]
-                raise InputError(f"{uri}: {reason}; expected a folder or a URI") from None
+                raise InputError(f"{self}: {reason}; expected a folder or a URI") from None
         return _FILE_SYSTEMS[bucket]
+
+
+def _restored(root: str, path: str, patience: float) -> Location:
+    """Not from its URI: the path of an object that was listed may hold a "?"."""
+    location = Location.__new__(Location)
+    location._root, location.path, location.patience = root, path, patience
+    return location
 
 
 _TEMPORARY = ".part-"

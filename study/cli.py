@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from study.config import Config
 
 RUNS = "runs"
-_NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+_NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -410,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_data_check)
     demo = kinds.add_parser("demo", help="write the butterflies that the project draws itself")
     demo.add_argument("folder", metavar="DIR")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=_seed, default=0)
     demo.set_defaults(command=_data_demo)
     return parser
 
@@ -437,6 +437,12 @@ def _counts(text: str) -> tuple[int, ...]:
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a port from 0 to 65535")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 0")
     return int(text)
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from data.storage import InputError, Location
 from models.memory import MEMORY_ENVIRONMENT
+from study.address import is_local, named
 from study.config import Config
 from study.planning import gpu_share
 
@@ -35,6 +36,7 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
 }
 _WORKERS = MEMORY_ENVIRONMENT | {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # hide the GPUs from what asked for none
     "PL_DISABLE_FORK": "1",  # as Tune sets it for its actors: so they can take any idle worker
     # A trial that has ended may still close its W&B run when its actor is given to the next. Tune
     # drops the next one, and tells nobody, where that takes longer.
@@ -63,7 +65,7 @@ def connected(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     options |= {"runtime_env": {"env_vars": _WORKERS | given}}
-    if address is None and "RAY_ADDRESS" not in os.environ:
+    if is_local(address):
         # Ray would otherwise join whatever cluster was last started on this machine.
         options |= {"address": "local", "include_dashboard": False}
         options |= {"object_store_memory": 256 * 2**20}
@@ -73,7 +75,7 @@ def connected(address: str | None) -> Iterator[None]:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--address {address}: {reason}; expected a Ray cluster") from None
+        raise InputError(f"{named(address)}: {reason}; expected a Ray cluster") from None
     try:
         yield
     finally:
@@ -112,6 +114,9 @@ def _exists(folder: Path) -> bool:
     return (folder / "study.yaml").is_file()
 
 
+WAITING_SECONDS = 60.0  # between two lines that no machine can take a trial
+
+
 class Capacity:
     """What one trial of a study gets, and how many fit on the cluster.
 
@@ -124,8 +129,8 @@ class Capacity:
 
     def __init__(self, config: Config):
         self.config = config
-        self._most = _autoscaler_limits()
-        self._slots, self._asked = 1, -math.inf
+        self._may_come, self._most = _autoscaler_limits()
+        self._slots, self._asked, self._said = 1, -math.inf, -math.inf
         wanted = config.resources.gpus_per_trial
         if wanted == "auto":
             wanted = gpu_share(config) if self._resources().get("GPU", 0) else 0.0
@@ -152,6 +157,33 @@ class Capacity:
             self._slots, self._asked = self._fitting(), time.monotonic()
         return self._slots
 
+    def require_room(self) -> None:
+        """Find out whether a machine has what a trial asks for.
+
+        Raises:
+            InputError: none has, now or by its autoscaler.
+        """
+        reason = self._too_large()
+        if reason:
+            raise InputError(reason)
+
+    def waits(self) -> list[str]:
+        """A line, now and then, while no machine can take a trial; Ray would wait in silence."""
+        if time.monotonic() - self._said < WAITING_SECONDS:
+            return []
+        self._said = time.monotonic()
+        return [f"{reason}, so far" for reason in [self._too_large()] if reason]
+
+    def _too_large(self) -> str | None:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]] + self._may_come
+        wanted = {name: n for name, n in self.per_trial.items() if n}
+        if any(all(one.get(name, 0) >= n for name, n in wanted.items()) for one in machines):
+            return None
+        found = " and ".join(f"{n:g} {name}s" for name, n in wanted.items())
+        most = {name: max((one.get(name, 0) for one in machines), default=0) for name in wanted}
+        have = " and ".join(f"{n:g} {name}s" for name, n in most.items())
+        return f"resources: found {found} for a trial, expected at most {have}: no machine has more"
+
     def _fitting(self) -> int:
         limit = self.config.resources.max_concurrent
         if limit != "auto":  # as it is: an autoscaler is asked for what is waiting
@@ -165,21 +197,25 @@ class Capacity:
         return {name: max(have.get(name, 0), self._most.get(name, 0)) for name in ("CPU", "GPU")}
 
 
-def _autoscaler_limits(config: Path = BOOTSTRAP) -> dict[str, float]:
-    """The most that `ray up`'s autoscaler may bring the cluster to; nothing where it has none.
+def _autoscaler_limits(
+    config: Path = BOOTSTRAP,
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """The machines that `ray up`'s autoscaler may add, one of a kind, and the most that it may
+    bring the cluster to; nothing where it has none.
 
     Ray 2.60 can be asked for it, but answers nothing before the first machine has come.
     """
     try:
         cluster = yaml.safe_load(config.read_text())
     except (OSError, yaml.YAMLError):
-        return {}
-    limits = {"CPU": 0.0, "GPU": 0.0}
+        return [], {}
+    machines, limits = [], {"CPU": 0.0, "GPU": 0.0}
     for kind in cluster.get("available_node_types", {}).values():
+        machines.append({n: float(kind.get("resources", {}).get(n, 0)) for n in limits})
         count = min(kind.get("max_workers", 0), cluster.get("max_workers", 0))
         for name in limits:
-            limits[name] += count * float(kind.get("resources", {}).get(name, 0))
-    return limits
+            limits[name] += count * machines[-1][name]
+    return machines, limits
 
 
 class Tasks:

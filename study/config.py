@@ -224,6 +224,13 @@ class Resources(Section):
     gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0, le=64)] = "auto"
     max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
 
+    @model_validator(mode="after")
+    def _whole_above_one(self) -> Resources:
+        gpus = self.gpus_per_trial
+        if gpus != "auto" and gpus > 1 and gpus % 1:
+            raise ValueError(f"gpus_per_trial: found {gpus:g}, expected a whole number above 1")
+        return self
+
 
 class Tracking(Section):
     wandb: Literal["online", "offline", "disabled"] = "offline"

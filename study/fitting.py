@@ -136,6 +136,8 @@ class EpochEnd(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         state = {"rows": self.rows, "rng": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state["cuda_rng"] = torch.cuda.get_rng_state()
         return state | ({"best": self.best_state} if self.keep else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -145,6 +147,8 @@ class EpochEnd(L.Callback):
                 self.best = row
         self.best_state = state_dict.get("best")
         torch.set_rng_state(state_dict["rng"])
+        if "cuda_rng" in state_dict and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state_dict["cuda_rng"])
 
     def restore_best(self, network: torch.nn.Module) -> Row:
         """Give the network the weights of the best epoch, kept by ``keep``; that epoch's row."""

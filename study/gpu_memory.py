@@ -47,14 +47,15 @@ def measure(material: Material) -> tuple[float, float]:
 
     if not torch.cuda.is_available():
         raise RuntimeError("PyTorch sees no GPU")
-    device = torch.device("cuda")
+    device, features = torch.device("cuda"), 0
     for network, images, loss in _networks(material):
+        features = max(features, _features(network))
         _two_steps(network.to(device), images.to(device), loss)
         del network, images
     free, memory = torch.cuda.mem_get_info()
     context = memory - free - torch.cuda.memory_reserved()
     most = torch.cuda.max_memory_reserved() + min(max(context, CONTEXT[0]), CONTEXT[1])
-    return most + _data(material), float(memory)
+    return most + _data(material, features), float(memory)
 
 
 def _networks(material: Material) -> Iterator[tuple[Any, Any, Any]]:
@@ -106,9 +107,16 @@ def _two_steps(network: Any, images: Any, loss: Any) -> None:
         optimizer.zero_grad()
 
 
-def _data(material: Material) -> float:
+def _features(network: Any) -> int:
+    """How many values a classifier's head sees of an image; none of A, which is no encoder's."""
+    from torch import nn
+
+    if not hasattr(network, "encoder") or not hasattr(network, "head"):
+        return 0
+    return next(int(m.in_features) for m in network.head.modules() if isinstance(m, nn.Linear))
+
+
+def _data(material: Material, features: int) -> float:
     """Bytes of the images on the device, or of a frozen encoder's features of them."""
-    config, images = material.config, len(material.images.files)
-    size, width = config.data.image_size, config.encoder.width
-    features = 4 * 4 * width * (size // 8) ** 2  # float32
-    return float(images * max(3 * size * size, features))
+    size = material.config.data.image_size
+    return float(len(material.images.files) * max(3 * size * size, 4 * features))  # float32

@@ -14,6 +14,7 @@ from data.species import SPECIES
 from data.storage import InputError, Location
 from study.config import Config, Demo, PooledSplit
 from study.material import Material
+from study.planning import require_unlabelled
 from study.records import LABELS, Row, write_study, write_table
 
 
@@ -58,7 +59,8 @@ def prepare(
 
     Raises:
         InputError: an image is bad, the images have changed since the run began, the splits or
-            labels cannot be drawn, or OUT cannot be written.
+            labels cannot be drawn, none is left unlabelled where an encoder learns from those, or
+            OUT cannot be written.
     """
     packed = out / "packed"
     layout = folder.layout if folder is not None else study["data"]["layout"]
@@ -76,6 +78,9 @@ def prepare(
         )
     material = Material(config, run, packed, key)
     labels = list(material.label_rows())
+    require_unlabelled(
+        config, len(material.rows("train")), lambda ratio: len(material.labelled(ratio))
+    )
     study["config"] = config.model_dump(mode="json")
     study["data"] = describe_data(material) | {"layout": layout}
     return material, labels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 import subprocess
 import time
 import uuid
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data.storage import InputError, Location, StorageError
+from study.address import require_reachable
 from study.config import Config, config_from, differences
 from study.driver import LOCK, only_driver
 from study.images import begin, images_of, prepare, with_pooled_split
@@ -52,11 +52,12 @@ def run_study(
         KeyboardInterrupt: interrupted; everything so far is saved.
     """
     run = out / config.name
+    found = _on_record(run)
     study = open_study(config, run)
     if restart_errored:
         study["state"] = "RUNNING"
     if study["state"] != "COMPLETE":
-        _work(config, out, run, study, address, restart_errored)
+        _work(config, out, run, found, study, address, restart_errored)
     report = _report(run)
     if study["failures"]:
         raise StudyFailedError("; ".join(study["failures"]))
@@ -95,6 +96,10 @@ def open_study(config: Config, run: Location) -> dict[str, Any]:
     return study
 
 
+def _on_record(run: Location) -> dict[str, Any] | None:
+    return read_study(run) if is_study(run) else None
+
+
 def _new_study(config: Config) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
@@ -122,22 +127,31 @@ def _work(
     config: Config,
     out: Location,
     run: Location,
+    found: dict[str, Any] | None,
     study: dict[str, Any],
     address: str | None,
     restart_errored: bool,
 ) -> None:
     """Parts 2 to 6. Until the images are prepared and no other process runs the study, nothing of
     the run has changed on disk.
+
+    Raises:
+        InputError: another process has begun or ended the study since it was ``found``.
     """
     folder = images_of(config, study)
     _require_writable(out)
-    _require_reachable(address)
+    require_reachable(address)
     with ThreadPoolExecutor(1) as thread:
         preparing = thread.submit(prepare, config, out, run, study, folder)
         from study.stages import run_stages  # brings Ray and Optuna, while images are decoded
 
         material, labels = preparing.result()
     with only_driver(run):
+        if _on_record(run) != found:
+            raise InputError(
+                f"{run}: another process has run this study meanwhile, expected none; "
+                f"the same command goes on with it"
+            )
         begin(run, study, labels)
         with _recorded(run, study):
             if restart_errored:
@@ -177,21 +191,6 @@ def _require_writable(out: Location) -> None:
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise InputError(f"{out}: cannot be written ({reason}); expected a folder") from None
-
-
-def _require_reachable(address: str | None) -> None:
-    """Find out in seconds; Ray would try for minutes.
-
-    Raises:
-        InputError: nothing listens at ``HOST:PORT`` (or ``ray://HOST:PORT``).
-    """
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():  # "auto", "local"
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--address {address}: {error}; expected a Ray cluster") from None
 
 
 def _report(run: Location) -> Location:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 from data.folders import find_images
@@ -39,6 +39,28 @@ class Counts:
                 "species leaves no label; expected at least one"
             )
         return sum(counts)
+
+
+def require_unlabelled(config: Config, images: int, labelled: Callable[[int], int]) -> None:
+    """Find out whether each encoder that is pretrained on unlabelled images has some.
+
+    Args:
+        config: the study.
+        images: of train.
+        labelled: how many of them are, by label ratio.
+
+    Raises:
+        InputError: a ratio rounds to all of them.
+    """
+    for cell in all_trained_cells(config):
+        recipe, ratio = config.recipe(cell.variant), cell.label_ratio
+        if not cell.kind.pretrained or recipe.pretrain_on == "all":
+            continue
+        if labelled(ratio) >= images:
+            raise InputError(
+                f"cells.label_ratios: found {ratio}, which labels all {images} training images, "
+                f"with pretrain_on unlabelled for {cell.variant}; expected lower ratios"
+            )
 
 
 def count_images(config: Config) -> Counts:
@@ -82,9 +104,10 @@ def plan(config: Config, out: Location) -> list[str]:
     """Lines that say what ``run`` would do.
 
     Raises:
-        InputError: ``data.root`` is no image folder.
+        InputError: ``data.root`` is no image folder, or a label ratio does not suit its images.
     """
     counts, cells = count_images(config), cells_of(config)
+    require_unlabelled(config, sum(counts.train), counts.labelled)
     trials = len(cells) * config.search.trials
     repeats = config.evaluation.repeats
     most = trials * config.training.max_epochs
@@ -178,7 +201,20 @@ def _disk(config: Config, counts: Counts) -> float:
     packed = 2 * images * size * size * 3  # under OUT, and this node's copy
     models = len(cells_of(config)) * parameters_of_a(config) * 4
     checkpoints = (os.cpu_count() or 1) * parameters_of_a(config) * 12
-    frozen = 0.0
-    if "B1" in config.cells.variants:
-        frozen = images * 4 * config.encoder.width * (size // 8) ** 2 * 4
-    return packed + models + checkpoints + frozen + 50 * MIB
+    return packed + models + checkpoints + _features(config, images) + 50 * MIB
+
+
+def _features(config: Config, images: int) -> float:
+    """Bytes of the features of all images by frozen encoders, on each node's disk.
+
+    A U-Net's count, of 4 bytes each; those of other architectures are a few dozen an image.
+    """
+    repeats = (None, *range(config.evaluation.repeats))
+    frozen = [cell for cell in all_trained_cells(config) if cell.kind.frozen]
+    frozen = [c for c in frozen if config.recipe(c.variant).architecture == "unet"]
+    made = {
+        encoder_key(config, cell, one): 4 * config.recipe(cell.variant).width
+        for cell in frozen
+        for one in repeats
+    }
+    return sum(made.values()) * images * 4.0 * (config.data.image_size // 8) ** 2

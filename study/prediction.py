@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data.decoding import BadImageError, read_file
 from data.packing import image_from_bytes
 from data.storage import InputError, Location
 from study.choosing import best_repeat
@@ -50,10 +51,8 @@ def predict(run: Location, metric: str, images: list[Location]) -> list[dict[str
 
 def _read_image(image: Location, image_size: int) -> np.ndarray:
     try:
-        return image_from_bytes(image.read_bytes(), image_size)
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{image}: found no such file, expected an image") from None
-    except InputError as error:
+        return image_from_bytes(read_file(image), image_size)
+    except BadImageError as error:
         raise InputError(f"{image}: {error}") from None
 
 

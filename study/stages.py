@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from data.storage import StorageError
+from study.address import is_local
 from study.cells import Cell, all_trained_cells, cells_of, trained_cells
 from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
 from study.encoders import plan_encoder
@@ -65,12 +66,15 @@ def run_stages(material: Material, address: str | None) -> list[str]:
 def _run_on_ray(material: Material, address: str | None) -> list[str]:
     with connected(address):
         require_seen_by_all(material.run)
+        capacity = Capacity(material.config)
+        if is_local(address):  # no machine will join it
+            capacity.require_room()
         ledger = Ledger(material.run)
         progress = Progress(material.config, ledger, cells_of(material.config))
         with progress, _interruptible() as check, _saved_at_the_end(ledger):
             progress.say_all(ledger.repaired)
             progress.say_all(filter(None, [notice(material.config, material.run)]))
-            return Stages(material, ledger, progress, check).run()
+            return Stages(material, ledger, progress, capacity, check).run()
 
 
 @contextmanager
@@ -89,17 +93,23 @@ class Stages:
     """The parts of a study, with what they share."""
 
     def __init__(
-        self, material: Material, ledger: Ledger, progress: Progress, check: Callable[[], None]
+        self,
+        material: Material,
+        ledger: Ledger,
+        progress: Progress,
+        capacity: Capacity,
+        check: Callable[[], None],
     ):
         self.material, self.ledger, self.progress = material, ledger, progress
-        self.config, self.check = material.config, check
+        self.config, self.capacity, self.check = material.config, capacity, check
         self.cells = cells_of(self.config)
-        self.capacity = Capacity(self.config)
         self.pool = EncoderPool(material, ledger, self.capacity)
         self.search = StudySearch(self.config, ledger, self.encoders_are_ready)
         self.database = OptunaFile(material.run)
         limit = self.config.search.max_seconds
         self.deadline = None if limit is None else time.monotonic() + limit
+        self.capped = material.run / ".capped"  # holds the trials a cell that were asked for
+        self.search.stopped = limit is not None and self.has_ended()
         self.failures: dict[str, str] = {}
 
     def run(self) -> list[str]:
@@ -121,8 +131,22 @@ class Stages:
         if self.ledger.save_if_due():
             self.database.save(self.search.searches.values())
         if self.deadline is not None and time.monotonic() > self.deadline:
-            self.search.stopped = True
+            self.end_search()
+        self.progress.say_all(self.capacity.waits())
         self.progress.show()
+
+    def end_search(self) -> None:
+        """At search.max_seconds: for good, unless more trials are asked for."""
+        if not self.search.finished:
+            self.search.stopped = True
+            self.capped.write_text(f"{self.config.search.trials}\n")
+
+    def has_ended(self) -> bool:
+        """Whether the search ended so in an earlier session, and its trials are on record."""
+        trials = self.ledger.rows("trials")
+        if not trials or any(row["state"] == "RUNNING" for row in trials):
+            return False
+        return self.capped.is_file() and self.capped.read_text() == f"{self.config.search.trials}\n"
 
     def share_gpus(self) -> None:
         """Replace the estimate of a trial's share of a GPU by what its networks need there."""

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from data.module import Batches, ButterflyDataModule
-from data.packing import file_lock, node_cache
 from data.sealing import digest
 from models.augmentation import AUGMENTATIONS
 from models.classifiers import build_classifier, encode_batches
@@ -30,6 +24,7 @@ from study.encoders import (
     load_encoder,
     plan_encoder,
 )
+from study.feature_cache import kept
 from study.fitting import Checkpoint, EpochEnd, fit, use_device
 from study.material import Material
 from study.records import Row
@@ -193,34 +188,16 @@ def _inputs(
     # By its weights, not its key alone: the code that they follow from may have changed since.
     weights = encoder_digest(material, plan)
     name = f"{material.key}-{plan.key}-{weights}-{digest(chosen.tobytes())[:12]}"
-    with _one_process_at_a_time(name) as file:
-        if not file.is_file():
-            batches = Batches(
-                material.images.pixels, material.images.labels, chosen, 64, device=device
-            )
-            pixels = (inputs for inputs, _ in batches)
-            features = encode_batches(network.to(device), pixels).cpu().numpy()
-            _write_whole(file, features)
+    features = kept(f"{name}.npy", lambda: _encode(material, chosen, network, device))
     bounds = np.cumsum([len(part) for part in rows.values()])[:-1]
     places = np.split(np.arange(len(chosen)), bounds)
-    return _map(file), material.images.labels[chosen], dict(zip(rows, places, strict=True))
+    return features, material.images.labels[chosen], dict(zip(rows, places, strict=True))
 
 
-@contextlib.contextmanager
-def _one_process_at_a_time(name: str) -> Iterator[Path]:
-    """The node's file of that name, while no other process of the node makes it."""
-    folder = node_cache() / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / f"{name}.lock"):
-        yield folder / f"{name}.npy"
-
-
-def _write_whole(file: Path, values: np.ndarray) -> None:
-    temporary = file.with_name(f".part-{uuid.uuid4().hex[:8]}.npy")
-    np.save(temporary, values)
-    os.replace(temporary, file)
-
-
-@lru_cache(maxsize=4)
-def _map(file: Path) -> np.ndarray:
-    return np.load(file, mmap_mode="r")
+def _encode(
+    material: Material, chosen: np.ndarray, network: Any, device: torch.device
+) -> np.ndarray:
+    images = material.images
+    batches = Batches(images.pixels, images.labels, chosen, 64, device=device)
+    pixels = (inputs for inputs, _ in batches)
+    return encode_batches(network.to(device), pixels).cpu().numpy()

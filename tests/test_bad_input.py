@@ -24,6 +24,7 @@ import yaml
 from conftest import REPOSITORY, draw_image, environment, left_behind, tiny_tree
 from records_example import write_run
 
+import study.pipeline
 from study.cli import main
 
 Command = Callable[..., str]
@@ -88,6 +89,15 @@ def test_an_address_where_nothing_listens(
     line = refused(*run_arguments(own_images, out), "--address", "127.0.0.1:1")
     assert line.startswith("--address 127.0.0.1:1: ")
     assert not (out / "tiny").exists()
+
+
+def test_an_address_in_the_environment_where_nothing_listens(
+    refused: Command, own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left over from a cluster of yesterday."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    line = refused(*run_arguments(own_images, tmp_path / "runs"))
+    assert line.startswith("RAY_ADDRESS=127.0.0.1:1: ")
 
 
 # --- The images ----------------------------------------------------------------------------------
@@ -197,6 +207,19 @@ def test_a_ratio_that_leaves_a_species_without_a_label(
     assert line.startswith("cells.label_ratios: 5 % of the 8 training images of a species")
 
 
+def test_a_ratio_that_leaves_no_image_without_a_label(
+    refused: Command, own_images: Path, tmp_path: Path
+) -> None:
+    """97 % of 8 images a species are 8."""
+    out = tmp_path / "runs"
+    changes = {"cells": {"label_ratios": [50, 97]}, "encoder": {"pretrain_on": "unlabelled"}}
+    command = run_arguments(own_images, out, **changes)
+    line = refused(*command)
+    assert line.startswith("cells.label_ratios: found 97, which labels all 24 training images")
+    assert left_behind(out) == []
+    assert refused("plan", *command[1:]) == line
+
+
 def test_a_pooled_split_that_wants_more_than_there_is(
     refused: Command, own_images: Path, tmp_path: Path
 ) -> None:
@@ -261,6 +284,7 @@ def test_a_configuration_that_is_no_yaml_mapping(
         ["resume"],
         ["leaderboard", "x", "--top", "0"],
         ["predict", "x"],
+        ["data", "demo", "x", "--seed", "-1"],
         ["data"],
     ],
     ids=" ".join,
@@ -565,7 +589,7 @@ def test_predict_of_what_is_no_image(
     draw_image(tmp_path / "good.png", 0)
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:99])
-    for name in ("text.jpg", "cut.png", "nowhere.png", "."):
+    for name in ("text.jpg", "cut.png", "nowhere.png", ".", "text.jpg/x.png"):
         line = refused("predict", run, tmp_path / "good.png", tmp_path / name)
         assert str((tmp_path / name).resolve()) in line
         assert "image" in line
@@ -603,6 +627,23 @@ def test_the_whole_way(own_images: Path, tmp_path: Path, spoil: Callable[[Path],
     check_line(done.returncode, done.stdout, done.stderr)
     assert name in done.stderr
     assert not out.exists() or left_behind(out) == []
+
+
+def test_another_process_that_has_run_the_study_meanwhile(
+    refused: Command, tmp_path: Path, own_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began and ended while this one decoded images, so it holds no lock any more."""
+    out, prepare = tmp_path / "runs", study.pipeline.prepare
+
+    def slowly(*arguments: Any) -> Any:
+        prepared = prepare(*arguments)
+        write_study_yaml(out / "tiny", own_images)
+        return prepared
+
+    monkeypatch.setattr(study.pipeline, "prepare", slowly)
+    line = refused(*run_arguments(own_images, out))
+    assert "another process has run this study meanwhile" in line
+    assert not (out / "tiny" / "labels.parquet").exists(), "nothing of it was overwritten"
 
 
 def test_images_that_changed_since_the_run_began(

@@ -35,7 +35,9 @@ def _two_gpus() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster._QUIET.items():
             patch.setenv(name, value)
-        ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
+        options |= {"runtime_env": {"env_vars": cluster._WORKERS}}
+        ray.init("local", num_cpus=4, num_gpus=2, **options)
         yield
         ray.shutdown()
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -60,9 +62,39 @@ def test_auto_shares_the_gpus_that_there_are() -> None:
 
 def test_what_an_autoscaler_may_add_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     found = cluster._autoscaler_limits(REPOSITORY / "cluster.yaml")
-    assert found == {"CPU": 32.0, "GPU": 8.0}
+    assert found[1] == {"CPU": 32.0, "GPU": 8.0}
     monkeypatch.setattr(cluster, "_autoscaler_limits", lambda: found)
     assert capacity(gpus_per_trial=0.5).slots() == 16
+
+
+def test_a_trial_that_no_machine_can_take_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would wait for such a machine in silence."""
+    capacity(cpus_per_trial=4, gpus_per_trial=2).require_room()
+    with pytest.raises(InputError, match="found 8 CPUs for a trial, expected at most 4 CPUs"):
+        capacity(cpus_per_trial=8, gpus_per_trial=0).require_room()
+    with pytest.raises(InputError, match="found 1 CPUs and 3 GPUs"):
+        capacity(gpus_per_trial=3).require_room()
+    large = capacity(cpus_per_trial=8, gpus_per_trial=0)
+    assert len(large.waits()) == 1
+    assert large.waits() == [], "not at every turn"
+    found = cluster._autoscaler_limits(REPOSITORY / "cluster.yaml")
+    monkeypatch.setattr(cluster, "_autoscaler_limits", lambda: found)
+    with pytest.raises(InputError, match="found 8 CPUs"):
+        capacity(cpus_per_trial=8, gpus_per_trial=4).require_room()
+    assert capacity(gpus_per_trial=1).waits() == []
+
+
+def visible_gpus() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_what_asks_for_no_gpu_sees_none() -> None:
+    """PyTorch would take one that it sees, whatever it was given."""
+    asked = {0: "", 1: "0"}
+    for gpus, seen in asked.items():
+        tasks = Tasks(visible_gpus, capacity(gpus_per_trial=gpus))
+        tasks.add("one")
+        assert results(tasks) == {"one": seen}
 
 
 def test_a_limit_that_is_given_counts_as_it_is() -> None:

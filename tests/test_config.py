@@ -39,6 +39,7 @@ WRONG = [
     ("search.grace_period=99", "search.grace_period", "found 99", "training.max_epochs = "),
     ("search.metric=test_f1", "search.metric", "found 'test_f1'", "expected 'val_f1', 'val_acc'"),
     ("search.max_seconds=0", "search.max_seconds", "found 0", "expected greater than 0"),
+    ("resources.gpus_per_trial=1.5", "resources.gpus_per_trial", "found 1.5", "whole number"),
     ("search=3", "search", "found 3", "expected"),
     ("search=null", "search", "found None", "expected"),
     ("encoder.lr=0", "encoder.lr", "found 0", "expected greater than 0"),

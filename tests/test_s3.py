@@ -190,6 +190,9 @@ def test_images_on_s3_are_checked(store: Store, world: World) -> None:
     for key in store.keys("images/"):
         content = Location(store.uri(key)).read_bytes()
         (torn / key.removeprefix("images/")).write_bytes(content)
+    (torn / "train" / SPECIES[0] / "which one?.png").write_bytes(content)
+    code, out, _ = world.run("data", "check", str(torn))
+    assert code == 0, "a key may hold what ends a URI's path"
     victim = torn / "train" / SPECIES[0] / "000.png"
     victim.write_bytes(victim.read_bytes()[:200])
     code, _, err = world.run("data", "check", str(torn))

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from study.stages import why_no_result
+from study.cells import cells_of
+from study.material import Material
+from study.progress import Progress
+from study.records import Ledger
+from study.stages import Stages, why_no_result
 
 
 @pytest.mark.parametrize(
@@ -18,3 +26,31 @@ from study.stages import why_no_result
 )
 def test_a_cell_has_a_result_if_a_trial_is_complete(states: list[str], reason: str | None) -> None:
     assert why_no_result([{"state": state, "error": "NaN"} for state in states]) == reason
+
+
+def stages(material: Material) -> Stages:
+    """As at the beginning of a session, without Ray."""
+    ledger = Ledger(material.run)
+    progress = Progress(material.config, ledger, cells_of(material.config))
+    no_gpus: Any = SimpleNamespace(gpus=0.0)
+    return Stages(material, ledger, progress, no_gpus, lambda: None)
+
+
+def test_a_search_that_ran_out_of_time_has_ended_until_more_trials_are_wanted(
+    make_material: Callable[..., Any],
+) -> None:
+    """A later session writes what is missing, and does not search on."""
+    search = {"trials": 2, "lr": [1e-4, 1e-2], "grace_period": 1, "max_seconds": 60}
+    material = make_material(search=search)
+    first = stages(material)
+    assert not first.search.finished
+    trial = first.search.next_trial()
+    assert trial is not None
+    first.end_search()
+    assert first.search.finished
+    assert not stages(material).search.finished, "its last trial was lost with its driver"
+    first.search.end(trial)
+    assert stages(material).search.finished
+    more = make_material(search=search | {"trials": 3})
+    grown = Material(more.config, material.run, material.packed, material.key)
+    assert not stages(grown).search.finished

@@ -127,12 +127,12 @@ def test_a_uri_whose_folder_has_blanks_can_come_first() -> None:
         "where = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "where.write_bytes(b'x'); print(where, where.parent.name)"
     )
-    where = Location("mock://bucket/COPPER TAIL/50%.jpg")
+    where = Location("mock://bucket/COPPER TAIL") / "50% what?.jpg"
     argument = pickle.dumps(where).hex()
     done = subprocess.run(
         [sys.executable, "-c", read, argument], capture_output=True, text=True, check=True
     )
-    assert done.stdout == "mock://bucket/COPPER TAIL/50%.jpg COPPER TAIL\n"
+    assert done.stdout == "mock://bucket/COPPER TAIL/50% what?.jpg COPPER TAIL\n"
 
 
 def test_a_query_stays_at_the_end() -> None:
