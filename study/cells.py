@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from study.config import COMMON, Config, with_recipe
+from study.config import COMMON, Config, kind_of, with_recipe
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Cell:
     @property
     def kind(self) -> Variant:
         """The variant without its encoder's recipe: of ``B2-denoising`` it is B2."""
-        return VARIANTS[self.variant.partition("-")[0]]
+        return VARIANTS[kind_of(self.variant)]
 
     def trained_as(self, recipe: str | None) -> Cell:
         """The cell whose classifiers those with a searched recipe are; without, itself."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from data.sealing import digest, unseal_json
 from data.storage import InputError, Location
+from study.config import kind_of
 
 
 def model_file(run: Location, cell: str) -> Location:
@@ -38,12 +39,12 @@ def load_classifier(run: Location, cell: str) -> tuple[Any, dict[str, Any]]:
     except ValueError as error:
         raise InputError(f"{model_file(run, cell)}: {error}") from None
     encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
-    base = card["variant"].partition("-")[0]
+    kind = kind_of(card["variant"])
     network = build_classifier(
-        base,
+        kind,
         num_classes=len(card["species"]),
         image_size=card["image_size"],
-        encoder_state=encoder if base in PRETRAINED else None,
+        encoder_state=encoder if kind in PRETRAINED else None,
         **card["recipe"],
     )
     network.load_state_dict(state)

@@ -89,8 +89,8 @@ def _either(names: Iterable[object]) -> str:
 
 
 def _read_variant(value: object) -> object:
-    base, _, recipe = str(value).partition("-")
-    if not isinstance(value, str) or base not in VARIANT_NAMES or (recipe and base == "A"):
+    kind = kind_of(str(value))
+    if not isinstance(value, str) or kind not in VARIANT_NAMES or value.startswith("A-"):
         form = "all but A also with a recipe of `encoders`, as B2-NAME"
         raise ValueError(f"found {value!r}, expected {_either(VARIANT_NAMES)} ({form})")
     return value
@@ -294,7 +294,7 @@ class Config(Section):
 
     def recipe(self, variant: str) -> Encoder:
         """The settings of the encoder that a variant starts from: ``B2``, or ``B2-NAME``."""
-        name = variant.partition("-")[2]
+        name = recipe_of(variant)
         return self.encoders[name] if name else self.encoder
 
     def recipes_of(self, variant: str) -> tuple[str, ...]:
@@ -316,7 +316,7 @@ class Config(Section):
                 raise ValueError(f"encoders: found {name!r}, expected another name for a recipe")
 
     def _require_recipe(self, variant: str) -> None:
-        name = variant.partition("-")[2]
+        name = recipe_of(variant)
         if name == BEST and not self.encoders:
             raise ValueError(f"cells.variants: found {variant!r}, expected recipes in encoders")
         if name and name != BEST and name not in self.encoders:
@@ -374,8 +374,8 @@ class Config(Section):
 
     def _require_unlabelled(self, variant: str) -> None:
         unlabelled = self.recipe(variant).pretrain_on == "unlabelled"
-        if unlabelled and variant[:2] in ("B1", "B2") and 100 in self.cells.label_ratios:
-            name = variant.partition("-")[2]
+        if unlabelled and kind_of(variant) in ("B1", "B2") and 100 in self.cells.label_ratios:
+            name = recipe_of(variant)
             raise ValueError(
                 f"{f'encoders.{name}' if name else 'encoder'}.pretrain_on: found unlabelled with "
                 f"a label ratio of 100, which leaves no unlabelled image; expected "
@@ -383,10 +383,19 @@ class Config(Section):
             )
 
 
+def kind_of(variant: str) -> str:
+    """Of ``B2-NAME`` and of ``B2``: ``B2``."""
+    return variant.partition("-")[0]
+
+
+def recipe_of(variant: str) -> str:
+    """Of ``B2-NAME``: ``NAME``; of ``B2``: nothing."""
+    return variant.partition("-")[2]
+
+
 def with_recipe(variant: str, recipe: str) -> str:
     """A variant with one of `Config.recipes_of`: ``B2-best`` with ``masked`` is ``B2-masked``."""
-    base = variant.partition("-")[0]
-    return base if recipe == COMMON else f"{base}-{recipe}"
+    return kind_of(variant) if recipe == COMMON else f"{kind_of(variant)}-{recipe}"
 
 
 def load_config(

@@ -17,7 +17,7 @@ import numpy as np
 from data.sealing import digest, seal_json, unseal_json
 from data.storage import InputError, Location
 from study.cells import Cell
-from study.config import Encoder
+from study.config import Encoder, recipe_of
 from study.material import Material
 from study.records import Row
 from study.seeds import seed_for
@@ -76,7 +76,7 @@ def plan_encoder(material: Material, cell: Cell, repeat: int | None) -> EncoderP
     }
     text = json.dumps(described, sort_keys=True)
     key = f"{_short_name(settings)}-{hashlib.blake2b(text.encode(), digest_size=5).hexdigest()}"
-    name = cell.variant.partition("-")[2] or None
+    name = recipe_of(cell.variant) or None
     return EncoderPlan(key, name, settings, tuple(int(row) for row in rows), seed, repeat)
 
 
