@@ -32,8 +32,8 @@ from record import spread, write_result
 
 import study.tuning
 from data.storage import Location
+from study.capacity import Capacity
 from study.cells import Cell
-from study.cluster import Capacity
 from study.material import Material
 from study.measured import Measured, Overhead, read_measured
 from study.planning import count_images

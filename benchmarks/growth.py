@@ -37,8 +37,9 @@ from record import write_result
 
 from data.storage import Location
 from study import tuning
+from study.capacity import Capacity
 from study.cells import cells_of
-from study.cluster import Capacity, connected
+from study.cluster import connected
 from study.config import Config, config_from
 from study.optuna_file import OptunaFile
 from study.records import Ledger, Row

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from data.storage import StorageError
+from study.capacity import Capacity
 from study.cells import Cell
-from study.cluster import Capacity, Tasks, one_line
 from study.encoders import EncoderPlan, plan_encoder, pretrain, read_card
 from study.material import Material
 from study.records import Ledger
+from study.tasks import Tasks, one_line
 
 
 class EncoderPool:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 from data.storage import StorageError
 from study.address import is_local
+from study.capacity import Capacity
 from study.cells import Cell, all_trained_cells, cells_of, trained_cells
-from study.cluster import Capacity, Tasks, connected, one_line, require_seen_by_all
+from study.cluster import connected, require_seen_by_all
 from study.encoders import plan_encoder
 from study.evaluation import (
     Repeat,
@@ -37,6 +38,7 @@ from study.progress import Progress
 from study.reconstructions import has_reconstructions, reconstruct, write_reconstructions
 from study.records import Ledger, Row
 from study.search import StudySearch
+from study.tasks import Tasks, one_line
 from study.tuning import run_search
 from study.wandb_server import closing_notice, notice
 

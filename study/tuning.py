@@ -30,11 +30,12 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from study.capacity import Capacity
 from study.cells import Cell
-from study.cluster import Capacity, is_out_of_memory, loses_the_gpu, one_line
 from study.material import Material, checkpoint_file
 from study.records import Row
 from study.search import StudySearch, Trial
+from study.tasks import is_out_of_memory, loses_the_gpu, one_line
 
 LOST_PROCESSES = 10  # a trial that loses more is FAIL
 GOES_ON = "it runs again, from its checkpoint if it has one"

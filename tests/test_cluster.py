@@ -15,15 +15,18 @@ from conftest import REPOSITORY, tiny_tree
 from ray import cloudpickle
 
 from data.storage import InputError, Location, StorageError
+from study import capacity as study_capacity
 from study import cluster, pretraining, tuning
+from study.capacity import Capacity
 from study.cells import Cell
-from study.cluster import Capacity, Tasks, is_out_of_memory, require_seen_by_all
+from study.cluster import require_seen_by_all
 from study.config import config_from
 from study.gpu_memory import share_for
 from study.material import Material
 from study.records import Ledger, Row
 from study.search import StudySearch
 from study.stopping import Rungs
+from study.tasks import Tasks, is_out_of_memory
 
 GIB = 2**30
 pytestmark = pytest.mark.timeout(120)
@@ -61,9 +64,9 @@ def test_auto_shares_the_gpus_that_there_are() -> None:
 
 
 def test_what_an_autoscaler_may_add_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = cluster._autoscaler_limits(REPOSITORY / "cluster.yaml")
+    found = study_capacity._autoscaler_limits(REPOSITORY / "cluster.yaml")
     assert found[1] == {"CPU": 32.0, "GPU": 8.0}
-    monkeypatch.setattr(cluster, "_autoscaler_limits", lambda: found)
+    monkeypatch.setattr(study_capacity, "_autoscaler_limits", lambda: found)
     assert capacity(gpus_per_trial=0.5).slots() == 16
 
 
@@ -77,8 +80,8 @@ def test_a_trial_that_no_machine_can_take_is_said(monkeypatch: pytest.MonkeyPatc
     large = capacity(cpus_per_trial=8, gpus_per_trial=0)
     assert len(large.waits()) == 1
     assert large.waits() == [], "not at every turn"
-    found = cluster._autoscaler_limits(REPOSITORY / "cluster.yaml")
-    monkeypatch.setattr(cluster, "_autoscaler_limits", lambda: found)
+    found = study_capacity._autoscaler_limits(REPOSITORY / "cluster.yaml")
+    monkeypatch.setattr(study_capacity, "_autoscaler_limits", lambda: found)
     with pytest.raises(InputError, match="found 8 CPUs"):
         capacity(cpus_per_trial=8, gpus_per_trial=4).require_room()
     assert capacity(gpus_per_trial=1).waits() == []

@@ -15,7 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("data", "models", "study", "analysis")
 MODULES = sorted(file for package in PACKAGES for file in (REPOSITORY / package).rglob("*.py"))
-USE_RAY = {"study/cluster.py", "study/submission.py", "study/tuning.py"}
+USE_RAY = {f"study/{name}.py" for name in ("capacity", "cluster", "submission", "tasks", "tuning")}
 FORBIDDEN = {
     "data": {"models", "study", "analysis", "ray"},
     "models": {"data", "study", "analysis", "ray"},

@@ -1,0 +1,119 @@
+"""What one trial of a study gets of a Ray cluster, and how many fit on it."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import ray
+import yaml
+
+from data.storage import InputError
+from study.config import Config
+from study.planning import gpu_share
+
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()  # `ray up` leaves it on the head
+CAPACITY_SECONDS = 2.0  # how long an answer of the cluster about its machines is believed
+WAITING_SECONDS = 60.0  # between two lines that no machine can take a trial
+
+
+class Capacity:
+    """What one trial of a study gets, and how many fit on the cluster.
+
+    Machines come and go: a spot machine is taken away, an autoscaler adds one. What its
+    autoscaler may add counts as there, or it would never be asked for.
+
+    Attributes:
+        gpus: the fraction (or number) of GPUs for one trial.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self._may_come, self._most = _autoscaler_limits()
+        self._slots, self._asked, self._said = 1, -math.inf, -math.inf
+        wanted = config.resources.gpus_per_trial
+        if wanted == "auto":
+            wanted = gpu_share(config) if self._resources().get("GPU", 0) else 0.0
+        self.gpus = float(wanted)
+
+    @property
+    def per_trial(self) -> dict[str, float]:
+        """``{"CPU": ..., "GPU": ...}``."""
+        return {"CPU": float(self.config.resources.cpus_per_trial), "GPU": self.gpus}
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether a trial gets less than a whole GPU."""
+        return 0 < self.gpus < 1
+
+    def enlarge(self) -> None:
+        """Give each trial twice the share of a GPU, at most a whole one."""
+        if self.shares_gpus:
+            self.gpus, self._asked = min(1.0, 2 * self.gpus), -math.inf
+
+    def slots(self) -> int:
+        """How many trials fit at once, at least 1."""
+        if time.monotonic() - self._asked > CAPACITY_SECONDS:
+            self._slots, self._asked = self._fitting(), time.monotonic()
+        return self._slots
+
+    def require_room(self) -> None:
+        """Find out whether a machine has what a trial asks for.
+
+        Raises:
+            InputError: none has, now or by its autoscaler.
+        """
+        reason = self._too_large()
+        if reason:
+            raise InputError(reason)
+
+    def waits(self) -> list[str]:
+        """A line, now and then, while no machine can take a trial; Ray would wait in silence."""
+        if time.monotonic() - self._said < WAITING_SECONDS:
+            return []
+        self._said = time.monotonic()
+        return [f"{reason}, so far" for reason in [self._too_large()] if reason]
+
+    def _too_large(self) -> str | None:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]] + self._may_come
+        wanted = {name: n for name, n in self.per_trial.items() if n}
+        if any(all(one.get(name, 0) >= n for name, n in wanted.items()) for one in machines):
+            return None
+        found = " and ".join(f"{n:g} {name}s" for name, n in wanted.items())
+        most = {name: max((one.get(name, 0) for one in machines), default=0) for name in wanted}
+        have = " and ".join(f"{n:g} {name}s" for name, n in most.items())
+        return f"resources: found {found} for a trial, expected at most {have}: no machine has more"
+
+    def _fitting(self) -> int:
+        limit = self.config.resources.max_concurrent
+        if limit != "auto":  # as it is: an autoscaler is asked for what is waiting
+            return limit
+        have = self._resources()
+        fits = [int(have.get(name, 0) / n + 1e-6) for name, n in self.per_trial.items() if n]
+        return max(1, min(fits, default=1))
+
+    def _resources(self) -> dict[str, float]:
+        have = ray.cluster_resources()
+        return {name: max(have.get(name, 0), self._most.get(name, 0)) for name in ("CPU", "GPU")}
+
+
+def _autoscaler_limits(
+    config: Path = BOOTSTRAP,
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """The machines that `ray up`'s autoscaler may add, one of a kind, and the most that it may
+    bring the cluster to; nothing where it has none.
+
+    Ray 2.60 can be asked for it, but answers nothing before the first machine has come.
+    """
+    try:
+        cluster = yaml.safe_load(config.read_text())
+    except (OSError, yaml.YAMLError):
+        return [], {}
+    machines, limits = [], {"CPU": 0.0, "GPU": 0.0}
+    for kind in cluster.get("available_node_types", {}).values():
+        machines.append({n: float(kind.get("resources", {}).get(n, 0)) for n in limits})
+        count = min(kind.get("max_workers", 0), cluster.get("max_workers", 0))
+        for name in limits:
+            limits[name] += count * machines[-1][name]
+    return machines, limits
