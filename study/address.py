@@ -31,6 +31,6 @@ def require_reachable(address: str | None) -> None:
     if not port.isdecimal():  # "auto", "local"
         return
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
         raise InputError(f"{named(address)}: {error}; expected a Ray cluster") from None

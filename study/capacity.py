@@ -73,7 +73,7 @@ class Capacity:
         if time.monotonic() - self._said < WAITING_SECONDS:
             return []
         self._said = time.monotonic()
-        return [f"{reason}, so far" for reason in [self._too_large()] if reason]
+        return [f"{reason}; waiting for one that has" for reason in [self._too_large()] if reason]
 
     def _too_large(self) -> str | None:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]] + self._may_come
