@@ -142,8 +142,8 @@ def _points(row: pd.Series, absolute: bool = False) -> str:
     sign = -1.0 if absolute and row["difference"] < 0 else 1.0
     value, low, high = (100 * sign * row[k] for k in ("difference", "low", "high"))
     low, high = min(low, high), max(low, high)
-    shown = f"{value:.1f}" if absolute else f"{value:+.1f}"
-    return minus(f"{shown} points [95 % interval {low:.1f} to {high:.1f}]")
+    shown = f"{value:z.1f}" if absolute else f"{value:+z.1f}"
+    return minus(f"{shown} points [95 % interval {low:z.1f} to {high:z.1f}]")
 
 
 def _levels(run: Run, table: pd.DataFrame) -> str:

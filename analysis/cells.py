@@ -57,9 +57,9 @@ def p_value(row: Values, name: str, key: str) -> Cell:
 
 
 def points(row: Values, key: str) -> Cell:
-    """A difference in points, and under it its interval."""
+    """A difference in points, and under it its interval; what rounds to 0 has no minus."""
     ends = {"difference_low": row["low"], "difference_high": row["high"]}
-    return with_interval({**row, **ends}, "difference", "+.1f", key, 100)
+    return with_interval({**row, **ends}, "difference", "+z.1f", key, 100)
 
 
 def verdict(verdict: str, higher: str = "higher", lower: str = "lower") -> Cell:

@@ -23,7 +23,7 @@ def minus(text: str) -> str:
 def in_points(row: Any) -> str:
     """A difference with its interval."""
     value, low, high = (100 * row[name] for name in ("difference", "low", "high"))
-    return f"{value:+.1f} points [95 % interval {low:+.1f} to {high:+.1f}]"
+    return f"{value:+z.1f} points [95 % interval {low:+z.1f} to {high:+z.1f}]"
 
 
 def largest(rows: pd.DataFrame) -> pd.Series:

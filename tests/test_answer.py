@@ -10,8 +10,9 @@ from records_example import write_run
 
 from analysis import load
 from analysis.answer import answer
+from analysis.cells import points
 from analysis.results import Results
-from analysis.wording import minus, percents
+from analysis.wording import in_points, minus, percents
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,13 @@ def test_numbers_in_words() -> None:
     assert percents([25, 10, 50]) == "10, 25 and 50 %"
     assert percents([10]) == "10 %"
     assert minus("-0.5 to -.25, fine-tuning, 1e-4") == "−0.5 to −.25, fine-tuning, 1e−4"
+
+
+def test_what_rounds_to_nothing_has_no_minus() -> None:
+    row = {"difference": -0.0004, "low": -0.012, "high": 0.0003}
+    assert in_points(row) == "+0.0 points [95 % interval -1.2 to +0.0]"
+    shown = points(row, "key")
+    assert (shown.text, shown.small) == ("+0.0", "−1.2 to +0.0")
 
 
 def test_pretraining_by_a_recipe_and_the_unlabelled_images_are_answered(

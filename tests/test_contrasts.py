@@ -138,8 +138,8 @@ def test_hypotheses_say_what_the_differences_say(tmp_path: Path) -> None:
     table = contrasts(compared)
     rows = table[table["contrast"] == "B2−B0"].set_index("label_ratio")
     parts = [
-        f"at {ratio} % labels by {100 * row['difference']:+.1f} points [95 % interval "
-        f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}]"
+        f"at {ratio} % labels by {100 * row['difference']:+z.1f} points [95 % interval "
+        f"{100 * row['low']:+z.1f} to {100 * row['high']:+z.1f}]"
         for ratio, row in rows.iterrows()
     ]
     text = _told(run, compared, verdict="higher")["B2−B0"]

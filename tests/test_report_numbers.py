@@ -195,8 +195,10 @@ def test_differences(page: Numbers, records: Records, results: Results) -> None:
             )
             assert row["difference"] == pytest.approx((one - other).mean())
         expected[f"{key} label_ratio"] = f"{row['label_ratio']} %"
-        expected[f"{key} difference"] = f"{100 * row['difference']:+.1f}"
-        expected[f"{key} difference small"] = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
+        expected[f"{key} difference"] = f"{100 * row['difference']:+z.1f}"
+        expected[f"{key} difference small"] = (
+            f"{100 * row['low']:+z.1f} to {100 * row['high']:+z.1f}"
+        )
         for name in ("p", "p_holm"):
             expected[f"{key} {name}"] = "< 0.001" if row[name] < 0.001 else f"{row[name]:.3f}"
     found = {k.replace("−", "-"): v for k, v in page.keyed.items() if k.startswith("differences ")}
@@ -456,7 +458,7 @@ def test_the_answer_and_the_questions(page: Numbers, records: Records, results: 
         (records.scores(f"B2@{ratio}")["acc"] - records.scores(f"B0@{ratio}")["acc"]).mean()
         for ratio in RATIOS
     ]
-    assert f"is {100 * (effects[0] - effects[1]):+.1f} points" in plain(change)
+    assert f"is {100 * (effects[0] - effects[1]):+z.1f} points" in plain(change)
 
 
 def numbers(text: str) -> set[str]:
