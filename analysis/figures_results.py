@@ -124,12 +124,16 @@ def _recipes(
 
 
 def _loss_lines(axes: Axes, curves: pd.DataFrame) -> None:
+    if curves["epoch"].max() == 1:
+        axes.set_xlim(0, 2)
     for encoder in pd.unique(curves["encoder"]):
         rows = curves[curves["encoder"] == encoder].sort_values("epoch")
+        single = len(rows) == 1  # a line would not be seen
+        point: Any = {"marker": "o" if single else None, "ms": 4, "clip_on": not single}
         for column, (colour, style, _) in zip(
             ("train_loss", "valid_loss"), _LOSS_LINES, strict=True
         ):
-            axes.plot(rows["epoch"], rows[column], color=colour, lw=1.2, ls=style)
+            axes.plot(rows["epoch"], rows[column], color=colour, lw=1.2, ls=style, **point)
     axes.patch.set_alpha(0)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -80,7 +80,8 @@ def _curves(axes: Axes, rows: pd.DataFrame, metric: str, chosen: str | None, col
         axes.plot(each["epoch"], each[metric], ".", ms=2.5, color=GREY)
     if chosen is not None and chosen in trials:
         best = trials[chosen]
-        axes.plot(best["epoch"], best[metric], color=colour, lw=1.8, zorder=3)
+        style: Any = {"marker": "o" if len(best) == 1 else None, "ms": 4, "lw": 1.8, "zorder": 3}
+        axes.plot(best["epoch"], best[metric], color=colour, **style)
     axes.autoscale_view()
 
 

@@ -59,6 +59,17 @@ def test_learning_curves_draw_every_trial_and_embolden_the_chosen(run: Run) -> N
     assert not axes["A @ 10 %"].lines
 
 
+def test_what_has_a_single_epoch_is_drawn_as_a_point(run: Run) -> None:
+    first = run.encoder_epochs[run.encoder_epochs["epoch"] == 1]
+    lines = figures.autoencoder_loss(first).axes[0].lines[:2]
+    assert [line.get_marker() for line in lines] == ["o", "o"]
+    lines = figures.autoencoder_loss(run.encoder_epochs).axes[0].lines[:2]
+    assert [line.get_marker() for line in lines] == ["None", "None"]
+    epochs, chosen = run.epochs[run.epochs["epoch"] == 1], {"B2@100": "B2@100-000"}
+    figure = figures.learning_curves(epochs, chosen, run.metric, ["B2"], [100])
+    assert figure.axes[0].lines[-1].get_marker() == "o"
+
+
 def test_lr_search_shows_states_and_the_chosen_lr(run: Run) -> None:
     lrs = tables.chosen_lrs(run)
     figure = figures.lr_search(run.trials, lrs, run.metric, run.variants, [10, 100])
