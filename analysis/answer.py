@@ -12,7 +12,7 @@ from analysis.contrasts import SURE, by_recipe
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run, cell_name, is_best
 from analysis.power import what_would_decide
-from analysis.wording import largest, minus, percents
+from analysis.wording import largest, minus, percents, unbroken
 
 
 def answer(
@@ -31,7 +31,7 @@ def answer(
     unlabelled = _unlabelled(run, differences, power)
     first = pretraining + unlabelled if run.pretrained else unlabelled + pretraining
     parts = [*first, _levels(run, table), *_chosen_recipes(table)]
-    return [part.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0") for part in parts]
+    return [unbroken(part) for part in parts]
 
 
 def _without_test(run: Run) -> list[str]:

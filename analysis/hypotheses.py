@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.contrasts import PROBE, SURE, Pairs, by_recipe, change_with_labels
 from analysis.load import Run
 from analysis.power import what_would_decide
-from analysis.wording import in_points, largest, minus, percents
+from analysis.wording import in_points, largest, minus, percents, unbroken
 
 COLUMNS = ["name", "question", "verdict", "text"]
 PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
@@ -109,7 +109,7 @@ def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
     undecided = rows[rows["verdict"] == "not decided"]
     if len(undecided):
         parts.append(_undecided(undecided, needed, whole=len(undecided) == len(rows)))
-    return minus(" ".join(parts))
+    return unbroken(minus(" ".join(parts)))
 
 
 def _undecided(rows: pd.DataFrame, needed: pd.DataFrame, whole: bool) -> str:
@@ -131,7 +131,8 @@ def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str, str, str]:
     change, p_value, few, many = found
     values = {"difference": change.value, "low": change.low, "high": change.high}
     text = f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}"
-    text = minus(f"{text}, p = {p_value:.3f} (one test, not adjusted for the others).")
+    text = f"{text}, p = {p_value:.3f} (one test, not adjusted for the others)."
+    text = unbroken(minus(text))
     if p_value >= SURE:
         return name, question, "not decided", f"Not decided by this data. {text}"
     verdict = "yes" if change.value > 0 else "no"

@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.hypotheses import COLUMNS, overall
 from analysis.load import Run
-from analysis.wording import in_points, largest, minus
+from analysis.wording import in_points, largest, minus, unbroken
 
 _OTHERS = {"plain": "plainly pretrained ones", "none": "no pretraining"}
 _DENOISING = "denoising"  # in the name of an objective
@@ -89,7 +89,7 @@ def _text(changes: pd.DataFrame, accuracies: pd.DataFrame) -> str:
         parts.append("The other comparisons are not decided by this data.")
     parts += _decided(accuracies, "higher", "In noise itself", "right more often than", "is")
     parts += _decided(accuracies, "lower", "In noise itself", "right less often than", "is")
-    return minus(" ".join(parts))
+    return unbroken(minus(" ".join(parts)))
 
 
 def _decided(

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.load import Run
 from analysis.statistics import Draws, spread
-from analysis.wording import minus
+from analysis.wording import minus, unbroken
 
 DENOISING = ("denoising", "denoising_variational")
 """Objectives that have noise on their input."""
@@ -162,7 +162,7 @@ def statements(table: pd.DataFrame, name: str) -> list[str]:
         found.append(f"It is {_against(row, 'minus_plain')} with the network that saw no noise.")
     if pd.notna(row["paper_loss"]):
         found.append(f"The paper reports {row['paper_loss']} for this network, on its own images.")
-    return [minus(text).replace(" %", "\xa0%") for text in found]
+    return [unbroken(minus(text)) for text in found]
 
 
 def _against(row: Mapping[Any, Any], name: str) -> str:

@@ -20,6 +20,12 @@ def minus(text: str) -> str:
     return re.sub(r"-(?=[\d.])", "−", text)
 
 
+def unbroken(text: str) -> str:
+    """Without a line break between a number and its unit, or around a minus between names."""
+    text = text.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0")
+    return re.sub(r"(?<=\d) (?=points?\b)", "\xa0", text)
+
+
 def in_points(row: Any) -> str:
     """A difference with its interval."""
     value, low, high = (100 * row[name] for name in ("difference", "low", "high"))

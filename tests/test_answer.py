@@ -12,7 +12,7 @@ from analysis import load
 from analysis.answer import answer
 from analysis.cells import points
 from analysis.results import Results
-from analysis.wording import in_points, minus, percents
+from analysis.wording import in_points, minus, percents, unbroken
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,9 @@ def test_what_is_decided_says_by_how_much(results: Results) -> None:
 def test_numbers_in_words() -> None:
     assert percents([25, 10, 50]) == "10, 25 and 50 %"
     assert percents([10]) == "10 %"
+    assert unbroken("B2 − B0, 10 %, 2.0 points or one point") == (
+        "B2\xa0−\xa0B0, 10\xa0%, 2.0\xa0points or one point"
+    )
     assert minus("-0.5 to -.25, fine-tuning, 1e-4") == "−0.5 to −.25, fine-tuning, 1e−4"
 
 
