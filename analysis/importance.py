@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 LEAST_TRIALS = 20  # with fewer a forest tells nothing
+ENOUGH = 0.5  # R² from which on shares mean something
 _STEPS = 64  # of log lr
 _TREES = 100
 _MOST_TRIALS = 4000  # a forest of more is not better, only slower
@@ -36,7 +37,7 @@ class Importance:
         shares: ``factors share``, largest first: names joined by " × ", and the share of the
             variance in [0, 1], together 1. What has a single level has no row.
         explained: R² of the forest on trials that its trees had not seen, at most 1. Shares mean
-            little where it is low; NaN where there are no shares.
+            little below `ENOUGH`; NaN where there are no shares.
         trials: N, that the forest learned from.
     """
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from analysis import charts, course, figures, tables
 from analysis.cells import value, word
-from analysis.importance import importance
+from analysis.importance import ENOUGH, importance
 from analysis.leaderboard import METRIC_NAMES, epochs, leaderboard, trial_name, winners
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section, draw, keyed
@@ -109,13 +109,15 @@ def _add_importance(section: Section, run: Run) -> None:
     if found.shares.empty:
         return
     section.heading("What the score depends on")
+    text = Markup("A random forest explains {} of the variance of trials that it had not seen{}.")
+    explained = keyed(minus(f"{100 * found.explained:.0f}\xa0%"), "importance explained")
+    if found.explained < ENOUGH:
+        section.note(text.format(explained, ": too little to say what the score depends on"))
+        return
     caption = (
         f"How much of the variation of validation {METRIC_NAMES[run.metric]} between trials is due "
-        "to each factor, and to factors together (×): functional analysis of variance of a random "
+        "to each factor, and to factors together (×): functional analysis of variance of that "
         "forest."
     )
+    section.note(text.format(explained, ""))
     section.figure(draw("importance", caption, figures.importance(found.shares), "auto"))
-    text = Markup("The forest explains {} of the variance of trials that it had not seen{}.")
-    explained = keyed(minus(f"{100 * found.explained:.0f}\xa0%"), "importance explained")
-    doubt = "; under a half, its shares mean little" if found.explained < 0.5 else ""
-    section.note(text.format(explained, doubt))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from records_example import write_run
 
 from analysis.importance import LEAST_TRIALS, importance, shares
+from analysis.report import write_report
 
 VARIANT = {"A": -1.34, "B0": -0.45, "B1": 0.45, "B2": 1.34}  # variance 1, mean 0
 RATIO = {10: -1.414, 25: -0.707, 50: 0.0, 75: 0.707, 100: 1.414}
@@ -61,6 +65,17 @@ def test_a_grid_is_split_as_arithmetic_says() -> None:
 
 def test_noise_is_said_to_be_unexplained() -> None:
     assert importance(_trials(320, (0, 0, 0, 0), 1.0), "val_f1").explained < 0.1
+
+
+def test_shares_that_mean_little_are_not_on_the_page(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", ratios=(10, 100), trials=8, repeats=0, encoders=0)
+    assert "percent of the variance" in write_report(folder).read_text()
+    trials = pd.read_parquet(folder / "trials.parquet")
+    trials["val_f1"] = np.random.default_rng(0).permutation(trials["val_f1"])
+    trials.to_parquet(folder / "trials.parquet", index=False)
+    page = write_report(folder).read_text()
+    assert "too little to say what the score depends on" in page
+    assert "percent of the variance" not in page
 
 
 def test_failed_trials_do_not_count_and_stopped_ones_do() -> None:

@@ -29,7 +29,7 @@ FILES = ("report.html", "table_i.csv", "table_i.md", "table_i.tex", "encoders.cs
 FILES += ("latents.parquet", "clusters.csv", "differences.csv", "labels_saved.csv", "answer.txt")
 FIGURES = ("label_efficiency", "learning_curves", "lr_search", "confusion", "reliability")
 FIGURES += ("fig1_autoencoder_loss", "fig2_tsne_species", "fig5_kmeans", "rungs_over_time")
-FIGURES += ("importance", "occupancy")
+FIGURES += ("occupancy",)
 
 
 class Page(HTMLParser):
