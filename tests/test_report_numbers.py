@@ -336,6 +336,8 @@ def test_beside_the_paper(page: Numbers, records: Records, results: Results) -> 
         else:
             assert text == f"{batched(records, cell, name):.3f}"
     assert "paper B1@100 batched_f1" in page.keyed
+    shown = {key.split()[1] for key in page.keyed if key.startswith("paper ")}
+    assert shown == {"A@100", "B1@10", "B1@100", "B2@10", "B2@100"}, "what the study has as well"
 
 
 def batched(records: Records, cell: str, name: str) -> float:
