@@ -19,7 +19,7 @@ from analysis.statistics import CellScores, Draws, spread_of
 
 BASELINE = "B0"
 COLUMNS = ["variant", "baseline", "label_ratio", "labels", "acc", "needed", "needed_low"]
-COLUMNS += ["needed_high", "saved", "saved_low", "saved_high", "bound"]
+COLUMNS += ["needed_high", "saved", "saved_low", "saved_high", "bound", "most"]
 
 
 def labels_saved(
@@ -42,7 +42,7 @@ def labels_saved(
             if cell is not None:
                 key = (variant, BASELINE, ratio, labels[ratio])
                 found = _row(cell, draws, counts, values, drawn, labels[ratio])
-                rows.append((*key, *found))
+                rows.append((*key, *found, counts[-1]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

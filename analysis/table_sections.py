@@ -178,8 +178,8 @@ def efficiency_section(shown: Shown) -> Section | None:
         rows = grouped(saved.to_dict("records"), "variant", _saved_cells)
         caption = (
             "How many labels the baseline needs, read between the ratios of its own curve, for "
-            "the accuracy that the variant reaches. “At least”: more than there are. “At most”: "
-            "the baseline reaches it with its fewest labels."
+            "the accuracy that the variant reaches. “More than”: the baseline does not reach it, "
+            "even with all of its labels. “At most”: it reaches it with its fewest labels."
         )
         names = ["<Variant", "<Baseline", "Labels", "Accuracy", "Baseline needs", "Saved", "<"]
         section.table(Grid("Labels saved", names, rows, caption))
@@ -190,16 +190,18 @@ def _saved_cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"labels_saved {cell_name(row['variant'], row['label_ratio'])}"
     accuracy = value(row, "acc", ".3f", key)
     cells = [word(row["variant"]), word(row["baseline"]), ratio(row, key, row["labels"]), accuracy]
-    cells += [_count(row, name, key) for name in ("needed", "saved")]
-    return [*cells, Cell("" if row["bound"] == "exact" else str(row["bound"]), "t soft")]
+    cells.append(_count(row, "needed", key, row["most"]))
+    cells.append(_count(row, "saved", key, row["most"] - row["labels"]))
+    return [*cells, Cell("at most" if row["bound"] == "at most" else "", "t soft")]
 
 
-def _count(row: dict[Any, Any], name: str, key: str) -> Cell:
+def _count(row: dict[Any, Any], name: str, key: str, most: int) -> Cell:
+    """Labels, and under them their interval; of infinite ones is known that they are over most."""
     low, high = (row[f"{name}_{end}"] for end in ("low", "high"))
-    small = _labels(low) if low == high else f"{_labels(low)} to {_labels(high)}"
-    small = f"{_labels(low)} or more" if high == float("inf") > low else small
-    return Cell(_labels(row[name]), key=f"{key} {name}", small=small)
+    small = _labels(low, most) if low == high else f"{_labels(low, most)} to {_labels(high, most)}"
+    small = f"{_labels(low, most)} or more" if high == float("inf") > low else small
+    return Cell(_labels(row[name], most), key=f"{key} {name}", small=small)
 
 
-def _labels(count: float) -> str:
-    return "more than all" if count == float("inf") else minus(f"{count:,.0f}")
+def _labels(count: float, most: int) -> str:
+    return minus(f"more than {most:,}" if count == float("inf") else f"{count:,.0f}")

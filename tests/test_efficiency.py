@@ -41,6 +41,7 @@ def test_more_than_there_are_and_fewer_than_were_studied_are_answers() -> None:
     rows = _saved([0.3, 0.4, 0.5, 0.6], [0.2, 0.3, 0.5, 0.8])
     assert rows[100]["bound"] == "at least"
     assert rows[100]["needed"] == rows[100]["needed_high"] == np.inf
+    assert rows[100]["most"] == 1000
     assert rows[10]["bound"] == "at most"
     assert rows[10]["needed"] == 100
     assert rows[10]["saved"] == 0
