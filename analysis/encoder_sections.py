@@ -86,7 +86,8 @@ def _add_probes(section: Section, probes: pd.DataFrame) -> None:
     rows = grouped(probes.to_dict("records"), "label_ratio", _probe_cells)
     caption = (
         "Linear classifiers of frozen features, trained on exactly the labelled images of each "
-        "repeat; 95 % intervals as in Table I."
+        "repeat, their penalty chosen on the validation images; 95 % intervals as in Table I. "
+        "Where the linear probe above, with its fixed penalty, says otherwise, these count."
     )
     section.heading("Frozen features, few labels")
     names = ["<Features", "Labels", "Validation accuracy", "Test accuracy", "n", "Repeats"]

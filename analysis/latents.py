@@ -26,6 +26,8 @@ from data.tables import from_parquet, to_parquet
 
 COMPONENTS, PERPLEXITY, SEED = 50, 30, 0
 DRAWS = 1000
+PENALTY = 0.01
+"""scikit-learn's C of the linear probe in `Scores`."""
 LATENTS = ["encoder", "file", "split", "species", "x", "y", "cluster", "cluster_tsne"]
 CLUSTER_METRICS = ("nmi", "ari", "purity", "silhouette")
 CLUSTERS = ["encoder", "space", "k"] + [
@@ -272,7 +274,7 @@ def score_features(features: np.ndarray, files: pd.DataFrame) -> Scores:
     scaled = (features - centre) / np.where(spread > 0, spread, 1)
     neighbours = KNeighborsClassifier(min(5, len(train)), metric="cosine")
     neighbours.fit(features[train], species[train])
-    probe = LogisticRegression(C=0.01, max_iter=2000).fit(scaled[train], species[train])
+    probe = LogisticRegression(C=PENALTY, max_iter=2000).fit(scaled[train], species[train])
     return Scores(
         float((neighbours.predict(features[valid]) == species[valid]).mean()),
         float((probe.predict(scaled[valid]) == species[valid]).mean()),

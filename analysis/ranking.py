@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.latents import Scores
+from analysis.latents import PENALTY, Scores
 from analysis.leaderboard import winners
 from analysis.load import CONTROLS, Run, cell_name, with_recipe
 from analysis.probes import encoder_of
@@ -86,7 +86,11 @@ def _frozen(encoders: pd.Series, scores: Mapping[str, Scores]) -> pd.DataFrame:
 
 
 def encoder_statement(table: pd.DataFrame) -> str:
-    """Which encoders do not beat the controls, in a sentence; empty where nothing is known."""
+    """Which encoders do not beat the controls, in a sentence; empty where nothing is known.
+
+    It says how little its numbers are: `analysis.probes`, which choose their penalty and have
+    intervals, may find the other order.
+    """
     made = table[~table["encoder"].isin(CONTROLS) & table["probe_acc"].notna()]
     parts = []
     same = made["architecture"].nunique() == 1
@@ -100,11 +104,12 @@ def encoder_statement(table: pd.DataFrame) -> str:
         return ""
     best = made.iloc[int(made["probe_acc"].argmax())]
     which = "the encoder" if len(made) == 1 else f"the best encoder, {best['encoder']},"
-    start = f"By linear probe on frozen features {which} reaches {best['probe_acc']:.3f}: "
+    how = f"one fixed penalty, C = {PENALTY:g}; validation images, no interval"
+    start = f"By linear probe on frozen features ({how}) {which} reaches {best['probe_acc']:.3f}: "
     return start + " and ".join(parts) + "."
 
 
 def _beat(over: int, total: int) -> str:
     if total == 1:
-        return "it beats" if over else "it does not beat"
-    return f"{over if over else 'none'} of {total} encoders beat{'s' if over == 1 else ''}"
+        return "above" if over else "not above"
+    return f"{over or 'none'} of {total} encoders {'is' if over < 2 else 'are'} above"

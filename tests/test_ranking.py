@@ -42,8 +42,9 @@ def test_an_encoder_that_does_not_beat_the_controls_is_named_so(tmp_path: Path) 
     controls = {"random": Scores(0.3, 0.65), "pixels": Scores(0.2, 0.36)}
     table = encoders_table(run, {"unet-0000": Scores(0.4, 0.505), **controls})
     assert encoder_statement(table) == (
-        "By linear probe on frozen features the encoder reaches 0.505: it does not beat the same "
-        "network untrained (0.650) and it beats the raw pixels (0.360)."
+        "By linear probe on frozen features (one fixed penalty, C = 0.01; validation images, no "
+        "interval) the encoder reaches 0.505: not above the same network untrained (0.650) and "
+        "above the raw pixels (0.360)."
     )
     assert encoder_statement(encoders_table(run, {"unet-0000": Scores(0.4, 0.5)})) == ""
     assert encoder_statement(encoders_table(run, {})) == ""
