@@ -1,14 +1,13 @@
 """What the figures say, in a few sentences that follow from them and from nothing else.
 
-"Not decided by this data" is an answer. A difference counts as decided where its p-value, after
-Holm over all ratios and contrasts, is under 0.05.
+"Not decided by this data" is an answer. What is decided, the verdicts of `analysis.contrasts` say.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
-from analysis.contrasts import SURE, by_recipe
+from analysis.contrasts import AT_CHANCE, by_recipe
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run, cell_name, is_best
 from analysis.power import what_would_decide
@@ -99,31 +98,44 @@ def _verdict(
     rows = differences[differences["contrast"] == contrast]
     if rows.empty:
         return f"{what} is not decided by this data: no ratio has both results."
-    sure = rows["p_holm"] < SURE
+    if set(rows["verdict"]) == {"not decided"}:
+        return _undecided(rows, what, power)
     parts = []
-    for verb, chosen in (
-        ("raised", rows[sure & (rows["difference"] > 0)]),
-        ("lowered", rows[sure & (rows["difference"] < 0)]),
-    ):
+    for verdict, phrase in _PHRASES.items():
+        chosen = rows[rows["verdict"] == verdict]
         if len(chosen):
-            most = largest(chosen)
-            where = f"at {percents(chosen['label_ratio'])} labels"
-            extent = "by" if len(chosen) == 1 else f"most at {most['label_ratio']:g} %, by"
-            parts.append(f"{verb} test accuracy {where}, {extent} {_points(most, absolute=True)}")
-    undecided = rows[~sure]
-    if len(undecided) == len(rows):
-        widest = largest(undecided)
-        which, where = "", ""
-        if len(rows) > 1:
-            which, where = "largest ", f", at {widest['label_ratio']:g} %"
-        return (
-            f"{what}: its effect on test accuracy is not decided by this data at "
-            f"{percents(rows['label_ratio'])} labels; the {which}difference is "
-            f"{_points(widest)}{where}{_needed(power, widest)}."
-        )
-    if len(undecided):
-        parts.append(f"is not decided by this data at {percents(undecided['label_ratio'])}")
+            parts.append(phrase.format(percents(chosen["label_ratio"])) + _by(chosen, verdict))
     return f"{what} {'; it '.join(parts)}."
+
+
+_PHRASES = {
+    "higher": "raised test accuracy at {} labels",
+    "lower": "lowered test accuracy at {} labels",
+    "under 2 points": "changed test accuracy by less than 2 points, if at all, at {} labels",
+    AT_CHANCE: "cannot be judged at {} labels, where neither learned and both are at chance",
+    "not decided": "is not decided by this data at {}",
+}
+
+
+def _by(rows: pd.DataFrame, verdict: str) -> str:
+    """By how much accuracy rose or fell, as the end of a clause."""
+    if verdict not in ("higher", "lower"):
+        return ""
+    most = largest(rows)
+    extent = "by" if len(rows) == 1 else f"most at {most['label_ratio']:g} %, by"
+    return f", {extent} {_points(most, absolute=True)}"
+
+
+def _undecided(rows: pd.DataFrame, what: str, power: pd.DataFrame | None) -> str:
+    widest = largest(rows)
+    which, where = "", ""
+    if len(rows) > 1:
+        which, where = "largest ", f", at {widest['label_ratio']:g} %"
+    return (
+        f"{what}: its effect on test accuracy is not decided by this data at "
+        f"{percents(rows['label_ratio'])} labels; the {which}difference is "
+        f"{_points(widest)}{where}{_needed(power, widest)}."
+    )
 
 
 def _needed(power: pd.DataFrame | None, row: pd.Series) -> str:

@@ -13,13 +13,25 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Run, cell_name, is_best
-from analysis.statistics import DRAWS, CellScores, Draws, Estimate, Paired, compare, holm, pair
+from analysis.statistics import (
+    DRAWS,
+    CellScores,
+    Draws,
+    Estimate,
+    Paired,
+    above_chance,
+    compare,
+    holm,
+    pair,
+)
 
 SURE = 0.05
 SMALL = 0.02
 """The smallest interesting difference in accuracy: 2 points."""
 MOST_ROWS = 40
 """Differences that are adjusted together, for each `DRAWS`."""
+AT_CHANCE = "at chance"
+"""The verdict where two are alike because neither learned: no evidence that an effect is small."""
 PROBE = "probe: "
 """What the names of probes' contrasts begin with."""
 
@@ -127,10 +139,15 @@ def draws_needed(rows: int) -> int:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All that is compared, by contrast and ratio, on the same draws."""
+    """All that is compared, by contrast and ratio, on the same draws.
+
+    Attributes:
+        learned: those of which one side at least is surely better than chance.
+    """
 
     found: dict[tuple[Contrast, int], Paired]
     draws: Draws
+    learned: frozenset[tuple[Contrast, int]]
     metric: str = "acc"
 
 
@@ -148,21 +165,27 @@ def pairs(
         ratios: label ratios, percent.
         other_networks: as `asked` has it.
     """
-    found = {}
+    found, learned = {}, set()
+    able = {cell for cell, each in scores.items() if above_chance(each, draws)}
     for contrast in asked(scores, other_networks):
         for ratio in sorted(ratios):
-            both = [scores.get(cell_name(each, ratio)) for each in (contrast.one, contrast.other)]
-            one, other = both
+            names = [cell_name(each, ratio) for each in (contrast.one, contrast.other)]
+            one, other = map(scores.get, names)
             if one and other and set(one.repeats) & set(other.repeats):
                 found[contrast, ratio] = pair(one, other, metric)
-    return Pairs(found, draws, metric)
+            if able & set(names):
+                learned.add((contrast, ratio))
+    return Pairs(found, draws, frozenset(learned), metric)
 
 
 def contrasts(compared: Pairs) -> pd.DataFrame:
     """Every difference, with its interval, p-values and verdict: `COLUMNS`, docs/RECORDS.md."""
     frame = pd.DataFrame(_rows(compared), columns=[c for c in COLUMNS if c != "verdict"])
     frame["p_holm"] = holm(frame["p"].tolist())
-    frame["verdict"] = [verdict(row) for row in frame.to_dict("records")]
+    frame["verdict"] = [
+        verdict(row, key in compared.learned)
+        for row, key in zip(frame.to_dict("records"), compared.found, strict=True)
+    ]
     return frame.astype({"descriptive": bool})[COLUMNS]
 
 
@@ -175,22 +198,31 @@ def _rows(compared: Pairs) -> Iterator[tuple[object, ...]]:
         yield (*key, found.value, low, high, p_value, np.nan, *counts)
 
 
-def verdict(row: Mapping[object, float]) -> str:
-    """``higher``, ``lower``, ``under 2 points`` or ``not decided``."""
+def verdict(row: Mapping[object, float], learned: bool = True) -> str:
+    """``higher``, ``lower``, ``under 2 points``, ``at chance`` or ``not decided``.
+
+    Args:
+        learned: whether one side at least is surely better than chance.
+    """
     if row["p_holm"] < SURE:
         return "higher" if row["difference"] > 0 else "lower"
-    return "under 2 points" if row["low"] > -SMALL and row["high"] < SMALL else "not decided"
+    if row["low"] <= -SMALL or row["high"] >= SMALL:
+        return "not decided"
+    return "under 2 points" if learned else AT_CHANCE
 
 
 def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int, int] | None:
-    """How much larger a contrast is at the lowest ratio than at the highest.
+    """How much larger a contrast is at the lowest ratio than at the highest, of those at which one
+    side at least learned: where neither did, there is no effect to be seen.
 
     Returns:
         The difference of the differences with its p-value, and the two ratios; None where there
         are not two ratios that share a repeat.
     """
     of_name = {
-        ratio: each for (contrast, ratio), each in compared.found.items() if contrast.name == name
+        key[1]: each
+        for key, each in compared.found.items()
+        if key[0].name == name and key in compared.learned
     }
     if len(of_name) < 2:
         return None

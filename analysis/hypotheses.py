@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.contrasts import PROBE, SURE, Pairs, by_recipe, change_with_labels
+from analysis.contrasts import AT_CHANCE, PROBE, SURE, Pairs, by_recipe, change_with_labels
 from analysis.load import Run
 from analysis.power import what_would_decide
 from analysis.wording import in_points, largest, minus, percents, unbroken
@@ -106,6 +106,10 @@ def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
     small = rows[rows["verdict"] == "under 2 points"]
     if len(small):
         parts.append(f"At {percents(small['label_ratio'])} any effect is under 2 points.")
+    blind = rows[rows["verdict"] == AT_CHANCE]
+    if len(blind):
+        at = percents(blind["label_ratio"])
+        parts.append(f"At {at} neither learned: both are at chance, which says nothing.")
     undecided = rows[rows["verdict"] == "not decided"]
     if len(undecided):
         parts.append(_undecided(undecided, needed, whole=len(undecided) == len(rows)))
@@ -127,7 +131,12 @@ def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str, str, str]:
     found = change_with_labels(compared, contrast)
     if found is None:
         both = " and ".join(contrast.split("−"))
-        return name, question, "not asked", f"It takes {both} at two label ratios."
+        return (
+            name,
+            question,
+            "not asked",
+            f"It takes {both} better than chance at two label ratios.",
+        )
     change, p_value, few, many = found
     values = {"difference": change.value, "low": change.low, "high": change.high}
     text = f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}"

@@ -89,6 +89,7 @@ class Draws:
         freedom: N − K, degrees of freedom of the variance between images; at least 1. Species
             with a single image count as one of the K.
         inflation: N / (N − K): n images drawn from n vary too little by (n − 1) / n.
+        chance: 1 / K, the macro recall of whoever names species without looking.
     """
 
     def __init__(self, true: np.ndarray, draws: int = DRAWS, seed: int = 0):
@@ -104,6 +105,7 @@ class Draws:
             self.images[members] = _multinomial(random, len(members), draws)
         self.freedom = max(len(true) - len(kinds), 1)
         self.inflation = len(true) / self.freedom if len(true) > len(kinds) else 1.0
+        self.chance = 1 / max(len(count), 1)
 
     def repeats(self, repeats: Sequence[int]) -> np.ndarray:
         """Centred normal weights of each repeat in each draw, (R, B), the same for the same
@@ -330,6 +332,13 @@ def estimate(scores: CellScores, metric: str, draws: Draws) -> Estimate:
     found = spread_of(scores, metric, draws)
     low, high = found.interval()
     return Estimate(found.value, max(low, 0.0), high if metric == "loss" else min(high, 1.0))
+
+
+def above_chance(scores: CellScores, draws: Draws) -> bool:
+    """Whether a cell is surely better than guessing; by macro recall, as always naming the most
+    frequent species is right more often than 1 / K.
+    """
+    return estimate(scores, "recall", draws).low > draws.chance + 1e-9
 
 
 def spread_of(scores: CellScores, metric: str, draws: Draws) -> Spread:

@@ -123,7 +123,9 @@ def differences_section(shown: Shown) -> Section | None:
     caption = (
         "Under each difference its 95 % interval. p: two-sided, from the same draws; Holm: "
         "adjusted for all ratios and contrasts. A difference counts as decided where the latter is "
-        "under 0.05. Contrasts named “probe” are of linear classifiers of frozen features."
+        "under 0.05. “At chance”: neither is surely better than guessing, so that it says nothing "
+        "how little they differ. Contrasts named “probe” are of linear classifiers of frozen "
+        "features."
     )
     names = ["<Contrast", "Labels", "Points", "p", "p (Holm)", "<Verdict"]
     section.table(Grid("Differences", names, rows, caption))

@@ -11,6 +11,7 @@ from records_example import write_run
 from analysis import load
 from analysis.answer import answer
 from analysis.cells import points
+from analysis.hypotheses import hypotheses
 from analysis.results import Results
 from analysis.wording import in_points, minus, percents, unbroken
 
@@ -35,7 +36,7 @@ def test_the_answer_is_three_sentences_with_the_tables_figures(results: Results)
 
 
 def test_what_is_not_decided_says_what_would_decide_it(results: Results) -> None:
-    open_still = results.contrasts.assign(p_holm=0.5, verdict="not decided")
+    open_still = results.contrasts.assign(verdict="not decided")
     sentence = _answer(results, open_still)[0]
     assert "is not decided by this data at 10 and 100 % labels" in sentence
     rows = open_still[open_still["contrast"] == "B2−B0"]
@@ -51,10 +52,40 @@ def test_what_is_not_decided_says_what_would_decide_it(results: Results) -> None
 
 
 def test_what_is_decided_says_by_how_much(results: Results) -> None:
-    sure = results.contrasts.assign(p_holm=0.001, difference=0.05, low=0.03, high=0.07)
+    sure = results.contrasts.assign(verdict="higher", difference=0.05, low=0.03, high=0.07)
     sentence = _answer(results, sure)[0]
     assert "raised test accuracy at 10 and 100 % labels" in sentence
     assert "by 5.0 points [95 % interval 3.0 to 7.0]" in sentence
+
+
+def test_the_answer_and_the_questions_have_the_same_verdicts(results: Results) -> None:
+    small = results.contrasts.assign(verdict="under 2 points")
+    found = hypotheses(results.run, results.pairs, small, results.power).set_index("name")
+    assert found.loc["B2−B0", "verdict"] == "no"
+    assert _answer(results, small)[0] == (
+        "Pretraining (B2 − B0) changed test accuracy by less than 2 points, if at all, at 10 and "
+        "100 % labels."
+    )
+
+
+def test_two_that_name_one_species_for_all_are_no_evidence_that_they_are_alike(
+    tmp_path: Path,
+) -> None:
+    folder = write_run(tmp_path / "run", ratios=(10, 100), trials=2, encoders=0)
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    collapsed = predictions["cell"].isin(["B0@10", "B2@10"])
+    predictions.loc[collapsed, "pred"] = "Map"
+    predictions.to_parquet(folder / "predictions.parquet", index=False)
+    results = Results(load(folder))
+    row = results.contrasts.set_index(["contrast", "label_ratio"]).loc[("B2−B0", 10)]
+    assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
+    assert row["verdict"] == "at chance"
+    told = results.hypotheses.set_index("name")
+    assert "10\xa0% neither learned" in told.loc["B2−B0", "text"]
+    assert "under 2 points" not in told.loc["B2−B0", "text"]
+    assert told.loc["B2−B0: few", "verdict"] == "not asked", "it takes two ratios"
+    sentence = _answer(results, results.contrasts)[0]
+    assert "cannot be judged at 10 % labels, where neither learned" in sentence
 
 
 def test_numbers_in_words() -> None:

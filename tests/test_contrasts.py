@@ -62,6 +62,8 @@ def test_a_verdict_follows_from_the_row(
 ) -> None:
     row = {"difference": difference, "low": low, "high": high, "p_holm": p_holm}
     assert verdict(row) == said  # type: ignore[arg-type]
+    unlearned = "at chance" if said == "under 2 points" else said
+    assert verdict(row, learned=False) == unlearned  # type: ignore[arg-type]
 
 
 def _simulated(

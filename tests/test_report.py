@@ -18,6 +18,7 @@ from records_example import write_run
 from analysis import load
 from analysis import page as page_module
 from analysis.answer import answer
+from analysis.contrasts import verdict
 from analysis.page import SCRIPTS
 from analysis.report import write_report
 from analysis.results import Results
@@ -171,7 +172,8 @@ def test_a_torn_record_leaves_the_last_report_as_it_was(folder: Path, tmp_path: 
 def _differences(rows: list[tuple[int, float, float]]) -> pd.DataFrame:
     columns = ["label_ratio", "difference", "p_holm"]
     frame = pd.DataFrame(rows, columns=columns).assign(contrast="B2−B0")
-    return frame.assign(low=frame["difference"] - 0.02, high=frame["difference"] + 0.02)
+    frame = frame.assign(low=frame["difference"] - 0.02, high=frame["difference"] + 0.02)
+    return frame.assign(verdict=[verdict(row) for row in frame.to_dict("records")])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from analysis import load
 from analysis.statistics import (
     CellScores,
     Draws,
+    above_chance,
     components,
     difference,
     estimate,
@@ -182,6 +183,18 @@ def test_no_difference_is_seldom_called_one() -> None:
         scores, draws = score_cells(pd.concat(cells, ignore_index=True), SPECIES, draws=300)
         p_values.append(difference(scores["A"], scores["B"], "acc", draws)[1])
     assert np.mean(np.asarray(p_values) < 0.05) <= 0.1
+
+
+def test_always_the_most_frequent_species_is_no_better_than_chance() -> None:
+    """Though it is right for 60 of 100 images of two species."""
+    true = np.repeat(["a", "b"], [60, 40])
+    rows = pd.DataFrame({"cell": "A@10", "repeat": 0, "true": true, "pred": "a", "loss": 1.0})
+    rows["file"] = [f"{i}.jpg" for i in range(100)]
+    scores, draws = score_cells(rows, ["a", "b"])
+    assert estimate(scores["A@10"], "acc", draws).low == pytest.approx(0.6)
+    assert not above_chance(scores["A@10"], draws)
+    scores, draws = score_cells(rows.assign(pred=true), ["a", "b"])
+    assert above_chance(scores["A@10"], draws)
 
 
 def test_holm_as_by_hand() -> None:
