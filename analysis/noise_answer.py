@@ -2,7 +2,8 @@
 
 What decides is how much accuracy noise costs (`analysis.robustness`), not the accuracy in noise,
 in which a better classifier would win whatever its encoder. A classifier near chance has little
-to lose, so the text says which is right more often in noise, too.
+to lose, so the text says which is right more often in noise, too; and what is at chance in noise is
+not called the more robust.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.contrasts import AT_CHANCE
 from analysis.hypotheses import COLUMNS, overall
 from analysis.load import Run
 from analysis.wording import in_points, largest, minus, unbroken
@@ -82,10 +84,12 @@ def _turned(row: dict[Any, Any]) -> dict[Any, Any]:
 
 def _text(changes: pd.DataFrame, accuracies: pd.DataFrame) -> str:
     parts = [*_decided(changes, "higher", "Yes", "less"), *_decided(changes, "lower", "No", "more")]
-    if not parts:
-        small = (changes["verdict"] == "under 2 points").all()
-        parts = ["Any difference is under 2 points."] if small else [_undecided(changes)]
-    elif "not decided" in set(changes["verdict"]):
+    told, decided = changes[changes["verdict"] != AT_CHANCE], len(parts) > 0
+    if len(told) < len(changes):
+        parts.append(_at_chance(len(changes) - len(told), len(changes)))
+    if len(told) and not decided:
+        parts.append(_open(told))
+    elif "not decided" in set(told["verdict"]):
         parts.append("The other comparisons are not decided by this data.")
     parts += _decided(accuracies, "higher", "In noise itself", "right more often than", "is")
     parts += _decided(accuracies, "lower", "In noise itself", "right less often than", "is")
@@ -107,8 +111,18 @@ def _decided(
             )
 
 
-def _undecided(changes: pd.DataFrame) -> str:
+def _at_chance(count: int, total: int) -> str:
+    return (
+        f"In {count} of {total} comparisons it cannot be told: what loses less there, or both, is "
+        "at chance in noise and had no more to lose."
+    )
+
+
+def _open(changes: pd.DataFrame) -> str:
+    """Of comparisons none of which is decided."""
     most = largest(changes)
+    if (changes["verdict"] == "under 2 points").all():
+        return "Where it can be told, any difference is under 2 points."
     return (
         f"Not decided by this data; the largest difference: {_where(most)} noise changes the "
         f"accuracy of {most['one']} by {in_points(most)} compared with that of {most['other']}."

@@ -9,20 +9,21 @@ noise costs the one against what it costs the other (a difference of differences
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.contrasts import Contrast, asked, less, verdict
+from analysis.contrasts import AT_CHANCE, Contrast, asked, less, verdict
 from analysis.latents import agreement
 from analysis.load import Run, cell_name
 from analysis.statistics import (
     CellScores,
     Draws,
     Paired,
+    above_chance,
     compare,
     estimate,
     holm,
@@ -136,8 +137,29 @@ def differences_in_noise(run: Run, tested: InNoise) -> pd.DataFrame:
     for kind in KINDS:
         of_kind = frame["of"] == kind
         frame.loc[of_kind, "p_holm"] = holm(frame.loc[of_kind, "p"].tolist())
-    frame["verdict"] = [verdict(row) for row in frame.to_dict("records")]
+    learned = {
+        (noise, cell)
+        for noise, scores in tested.levels.items()
+        for cell, each in scores.items()
+        if above_chance(each, tested.draws)
+    }
+    frame["verdict"] = [_verdict(row, learned) for row in frame.to_dict("records")]
     return frame.astype({"descriptive": bool, "p_holm": float})[DIFFERENCES]
+
+
+def _verdict(row: Mapping[Any, Any], learned: Set[tuple[float, str]]) -> str:
+    """That of `analysis.contrasts`. Of changes, what is at chance in noise could lose no more: that
+    it loses less than another, or as much, says nothing.
+    """
+    one, other = (
+        (row["noise"], cell_name(each, row["label_ratio"])) in learned
+        for each in row["contrast"].split("−")
+    )
+    found = verdict(row, one or other)
+    if row["of"] == "acc":
+        return found
+    able = {"higher": one, "lower": other}.get(found, one or other)
+    return found if able else AT_CHANCE
 
 
 def _differences(run: Run, tested: InNoise) -> Iterator[tuple[object, ...]]:

@@ -106,7 +106,8 @@ def _add_differences(section: Section, found: pd.DataFrame) -> None:
     caption = (
         "In points, the first variant less the second, each with its 95 % interval. In noise: of "
         "their accuracies at that level. Of what noise costs: of their changes by noise, so that "
-        "above 0 the first loses less. Holm: each kind over all of its rows."
+        "above 0 the first loses less. Holm: each kind over all of its rows. “At chance”: what "
+        "loses less, or both, is not surely better than guessing in noise: it had no more to lose."
     )
     names = ["<Contrast", "Labels", "Noise", "Points", "p (Holm)", "<Verdict"]
     names += ["Points", "p (Holm)", "<Verdict"]

@@ -531,6 +531,24 @@ def test_denoising_encoders_that_keep_more_are_called_more_robust(results: Resul
     assert "noise: denoising−none" in set(results.hypotheses["name"])
 
 
+def test_what_is_at_chance_in_noise_does_not_tell_whether_denoising_helps(tmp_path: Path) -> None:
+    """B2-denoising has more to lose, and all of them lose all of it: it is not the less robust."""
+    folder = tmp_path / "run"
+    write_run(folder, variants=("B2", "B2-denoising"), noise=(0.3,), encoders=0, **SIZES)
+    clean = pd.read_parquet(folder / "predictions.parquet")
+    best = clean["variant"] == "B2-denoising"
+    clean["pred"] = clean["pred"].where(~best, clean["true"])
+    clean.to_parquet(folder / "predictions.parquet", index=False)
+    noisy = pd.read_parquet(folder / "robustness.parquet").assign(pred="Map")
+    noisy.to_parquet(folder / "robustness.parquet", index=False)
+    changes = Results(load(folder)).noise_differences.query("of == 'change'")
+    assert (changes["p_holm"] < 0.05).all()
+    assert set(changes["verdict"]) == {"at chance"}
+    found = told(folder).loc["noise: denoising−plain"]
+    assert found["verdict"] == "not decided"
+    assert found["text"].startswith("In 2 of 2 comparisons it cannot be told")
+
+
 def test_the_answer_is_the_same_where_the_plain_encoder_is_the_recipe(
     folder: Path, tmp_path: Path, results: Results
 ) -> None:
