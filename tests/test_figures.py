@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from records_example import write_run
 
-from analysis import course, errors, figures, load, tables
+from analysis import course, drawing, errors, figures, load, tables
 from analysis.importance import importance
 from analysis.leaderboard import winners
 from analysis.load import Run
@@ -45,6 +46,29 @@ def test_label_efficiency_has_a_line_a_variant_through_table_i(run: Run) -> None
     rows = table[table["variant"] == "B2"]
     assert list(lines["B2"]) == pytest.approx(list(rows["test_acc"]))
     assert len(lines["A"]) == 1  # A@10 failed
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_every_variant_is_seen_in_light_and_in_dark() -> None:
+    css = (Path(drawing.__file__).parent / "static" / "report.css").read_text()
+    found = re.search(r"--paper: light-dark\((#\w+), (#\w+)\)", css)
+    assert found is not None
+    papers = [_luminance("#ffffff" if each == "#fff" else each) for each in found.groups()]
+    for base in drawing.VARIANT_STYLE:
+        recipes = [f"{base}-{name}" for name in "abcdefg"] if base in drawing.RECIPE_COLOURS else []
+        styles = drawing.variant_styles([base, *recipes])
+        colours = [colour for colour, _ in styles.values()]
+        assert len(set(colours)) == len(colours) in (1, 8)
+        for colour in colours:
+            for paper in papers:
+                dark, light = sorted((_luminance(colour), paper))
+                assert (light + 0.05) / (dark + 0.05) >= 3, colour
 
 
 def test_learning_curves_draw_every_trial_and_embolden_the_chosen(run: Run) -> None:
