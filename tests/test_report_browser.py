@@ -156,6 +156,30 @@ def test_a_cell_a_state_and_a_search_filter_table_and_chart(open_page: Open) -> 
     assert "No trial is like that." in section.inner_text()
 
 
+def test_long_names_are_whole_and_no_two_labels_of_an_axis_the_same(
+    open_page: Open, tmp_path: Path
+) -> None:
+    shape: dict[str, Any] = {"ratios": (10,), "trials": 4, "repeats": 0, "encoders": 0}
+    folder = write_run(tmp_path / "run", variants=("B1-dropped_skips", "B2-dropped_skips"), **shape)
+    trials = pd.read_parquet(folder / "trials.parquet")
+    trials["val_f1"] = 0.6 + 0.001 * np.arange(len(trials))
+    trials.to_parquet(folder / "trials.parquet", index=False)
+    write_report(folder)
+    page = open_page(folder, viewport={"width": 1300, "height": 900})
+    section = chart(page, "trials")
+    for field in ("id", "cell"):
+        found = section.locator(f".tabulator-cell[tabulator-field={field}]").evaluate_all(
+            "cells => cells.map(each => each.scrollWidth <= each.clientWidth)"
+        )
+        assert found
+        assert all(found), field
+    plot = "echarts.getInstanceByDom(document.querySelector('[data-chart=trials] .plot'))"
+    labels = page.evaluate(
+        f"{plot}.getModel().getComponent('yAxis').axis.getViewLabels().map(l => l.formattedLabel)"
+    )
+    assert len(set(labels)) == len(labels) > 3
+
+
 def test_pointing_at_the_map_shows_the_image_and_its_species(open_page: Open, run: Any) -> None:
     page = open_page()
     chart(page, "latents")

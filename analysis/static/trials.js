@@ -52,20 +52,29 @@ page.charts.trials = (element, data) => {
     bar.replaceChildren(cells, states, search, count);
   }
 
-  const value = { formatter: text => text.toFixed(2) };
+  // Enough decimals that no two labels of an axis of about five are the same.
+  function decimals(values) {
+    const span = Math.max(...values) - Math.min(...values);
+    return span > 0 ? Math.max(2, -Math.floor(Math.log10(span / 3.5))) : 2;
+  }
+
   const right = { hozAlign: "right", headerHozAlign: "right", sorter: "number", sorterParams: { alignEmptyValues: "bottom" } };
   const digits = n => cell => page.number(cell.getValue(), n);
   const column = (title, field, width, more) => ({
     title, field, minWidth: width, headerSortTristate: false, ...more,
     titleFormatter: () => page.make("button", { type: "button" }, title), // a button takes Tab and Enter
   });
+  // Wide enough for every cell's name, whatever the font; a trial's is its cell's and a number.
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `14px ${getComputedStyle(board).fontFamily}`;
+  const wide = (least, more) => Math.max(least, ...data.cells.map(each => 18 + Math.ceil(pen.measureText(each.cell + more).width)));
   const table = new Tabulator(board, {
     data: [], index: "id", height: "27rem", rowHeight: 31, layout: "fitColumns", placeholder: "No trial is like that.",
     selectableRows: 1, columnDefaults: { resizable: false }, initialSort: [{ column: "rank", dir: "asc" }],
     columns: [
       column("#", "rank", 62, right),
-      column("Trial", "id", 108, {}),
-      column("Cell", "cell", 82, {}),
+      column("Trial", "id", wide(108, "-000"), {}),
+      column("Cell", "cell", wide(82, ""), {}),
       ...(data.variants.some(each => each.variant.endsWith("-best")) ? [column("Recipe", "recipe", 104, {})] : []),
       column("State", "state", 96, { formatter: cell => page.make("span", {}, cell.getData().chosen ? "★ chosen" : cell.getValue()) }),
       column("lr", "lr", 84, { ...right, formatter: cell => cell.getValue() == null ? "–" : cell.getValue().toExponential(1).replace("-", "−") }),
@@ -137,11 +146,12 @@ page.charts.trials = (element, data) => {
     }
     const ticks = decades.length ? { customValues: decades } : {};
     const powers = { ...ticks, formatter: value => value.toExponential(0).replace("e-", "e−").replace("e+", "e") };
+    const digits = decimals(found.map(row => row[metric]));
     note.textContent = "Filled: complete. Hollow: stopped early. Ringed: its learning rate was chosen. Failed trials have no score. A click on a point finds its row.";
     return {
       grid: { left: 56, right: 16, top: 14, bottom: 46 },
       xAxis: page.axis("log", "learning rate", { label: powers, tick: ticks, more: range }),
-      yAxis: page.axis("value", `validation ${metrics[metric].toLowerCase().replace("f1", "F1")}`, { grid: true, label: value, more: { nameGap: 42 } }),
+      yAxis: page.axis("value", `validation ${metrics[metric].toLowerCase().replace("f1", "F1")}`, { grid: true, label: { formatter: value => value.toFixed(digits) }, more: { nameGap: 42 } }),
       tooltip: page.tooltip(tip, { trigger: "item" }),
       series,
     };
