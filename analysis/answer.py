@@ -9,8 +9,9 @@ import pandas as pd
 
 from analysis.contrasts import AT_CHANCE, by_recipe
 from analysis.leaderboard import METRIC_NAMES, winners
-from analysis.load import Run, cell_name, is_best
+from analysis.load import Run
 from analysis.power import what_would_decide
+from analysis.variants import cell_name, is_best, recipe_of
 from analysis.wording import largest, minus, percents, unbroken
 
 
@@ -84,7 +85,8 @@ def _fine_tuning(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None
     if {"B1", "B2"} <= set(run.variants):
         what = "Fine-tuning the encoder instead of freezing it (B2 − B1)"
         return [_verdict(differences, "B2−B1", what, power)]
-    pairs = [(v, f"B1{v[2:]}") for v in run.variants if v.startswith("B2-") and not is_best(v)]
+    fine_tuned = [v for v in run.variants if v.startswith("B2-") and not is_best(v)]
+    pairs = [(variant, f"B1-{recipe_of(variant)}") for variant in fine_tuned]
     return [
         _verdict(differences, f"{tuned}−{frozen}", f"Fine-tuning ({tuned} − {frozen})", power)
         for tuned, frozen in pairs

@@ -38,8 +38,9 @@ def efficiency(table: pd.DataFrame) -> Data:
 
 
 def _style(variant: str, among: Iterable[str]) -> Data:
-    colour = variant_styles(list(among))[variant][0]
-    return {"variant": variant, "name": variant_name(variant), "colour": colour}
+    colour, marker = variant_styles(list(among))[variant]
+    style = {"colour": colour, "marker": marker}
+    return {"variant": variant, "name": variant_name(variant)} | style
 
 
 def trials(run: Run) -> Data:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.load import Run, cell_name, is_best
+from analysis.load import Run
 from analysis.statistics import (
     DRAWS,
     CellScores,
@@ -24,6 +24,7 @@ from analysis.statistics import (
     holm,
     pair,
 )
+from analysis.variants import cell_name, is_best, kind_of, recipe_of
 
 SURE = 0.05
 SMALL = 0.02
@@ -79,7 +80,7 @@ def asked(scores: Iterable[str], other_networks: Collection[str] = ()) -> list[C
     found = list(CONTRASTS)
     names = {cell.partition("@")[0] for cell in scores}
     for name in sorted(names):
-        base, _, recipe = name.partition("-")
+        base, recipe = kind_of(name), recipe_of(name)
         if recipe:
             found += _of_recipe(name, base, recipe, recipe in other_networks or is_best(name))
         if recipe and base == "B2" and not {"B1", "B2"} <= names:  # else asked of the common one
@@ -114,7 +115,7 @@ def by_recipe(run: Run) -> list[tuple[str, str]]:
         return []
     found = []
     for variant in run.variants:
-        base, _, recipe = variant.partition("-")
+        base, recipe = kind_of(variant), recipe_of(variant)
         if base != "B2" or is_best(variant):
             continue
         if f"B0-{recipe}" in run.variants:

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.variants import kind_of, recipe_of
+
 INK, FAINT = "#1b2733", "#b9c2cb"
 ORANGE, SKY, GREEN, BLUE = "#e69f00", "#56b4e9", "#009e73", "#0072b2"
 RED, PINK, GREY = "#d55e00", "#cc79a7", "#8a949e"
@@ -118,14 +120,14 @@ def cell_grid_size(variants: Sequence[str], ratios: Sequence[int]) -> tuple[floa
 
 def variant_styles(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Each variant's colour and marker; those with a recipe of their own come after the plain."""
-    names = sorted({variant.partition("-")[2] for variant in variants} - {""})
+    names = sorted({recipe_of(variant) for variant in variants} - {""})
     found = {}
     for variant in variants:
-        base, _, recipe = variant.partition("-")
-        colour, marker = VARIANT_STYLE.get(base, (GREY, "."))
+        kind, recipe = kind_of(variant), recipe_of(variant)
+        colour, marker = VARIANT_STYLE.get(kind, (GREY, "."))
         if recipe:
             place = names.index(recipe)
-            colour = RECIPE_COLOURS[base][place % len(RECIPE_COLOURS[base])]
+            colour = RECIPE_COLOURS[kind][place % len(RECIPE_COLOURS[kind])]
             marker = RECIPE_MARKERS[place % len(RECIPE_MARKERS)]
         found[variant] = (colour, marker)
     return found
@@ -133,9 +135,8 @@ def variant_styles(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 def variant_name(variant: str) -> str:
     """A variant's name, and what it is."""
-    base, _, recipe = variant.partition("-")
-    name = VARIANT_NAMES.get(base, base)
-    return name.replace(base, variant, 1) if recipe else name
+    kind = kind_of(variant)
+    return VARIANT_NAMES.get(kind, kind).replace(kind, variant, 1)
 
 
 def shorten(name: str, length: int = 26) -> str:

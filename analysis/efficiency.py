@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.load import cell_name
 from analysis.statistics import CellScores, Draws, spread_of
+from analysis.variants import cell_name, kind_of
 
 BASELINE = "B0"
 COLUMNS = ["variant", "baseline", "label_ratio", "labels", "acc", "needed", "needed_low"]
@@ -49,7 +49,8 @@ def labels_saved(
 def pretrained(scores: Iterable[str]) -> list[str]:
     """The variants among the cells that start from a pretrained encoder, fine-tuned ones first."""
     variants = {cell.partition("@")[0] for cell in scores}
-    return sorted((v for v in variants if v[:2] in ("B1", "B2")), key=lambda v: (v[:2] == "B1", v))
+    found = [variant for variant in variants if kind_of(variant) in ("B1", "B2")]
+    return sorted(found, key=lambda variant: (kind_of(variant) == "B1", variant))
 
 
 def _curve(

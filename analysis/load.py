@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from analysis.variants import cell_name, is_best, kind_of, recipe_of, with_recipe
 from data.sealing import unseal_end
 from data.storage import InputError, Location
 from data.tables import from_parquet
@@ -157,7 +158,7 @@ class Run:
     @property
     def pretrained(self) -> list[str]:
         """The variants that start from a pretrained encoder."""
-        return [variant for variant in self.variants if variant[:2] in ("B1", "B2")]
+        return [variant for variant in self.variants if kind_of(variant) in ("B1", "B2")]
 
     @property
     def pretrained_as(self) -> list[str]:
@@ -172,7 +173,7 @@ class Run:
 
     def recipe(self, variant: str) -> dict[str, Any]:
         """The settings of the encoder that a variant starts from."""
-        return self._recipe_named(variant.partition("-")[2] or None)
+        return self._recipe_named(recipe_of(variant) or None)
 
     def _recipe_named(self, name: str | None) -> dict[str, Any]:
         found = self.config.get("encoders", {}).get(name) if name else self.config.get("encoder")
@@ -333,19 +334,6 @@ NETWORK = ("architecture", "width", "colour", "normalise")
 """What of an encoder's settings changes the network, and not only how it is pretrained."""
 
 
-def is_best(variant: str) -> bool:
-    """Whether the variant's recipe is searched, as ``B2-best``."""
-    return variant.endswith("-best")
-
-
-def with_recipe(variant: str, recipe: object) -> str:
-    """What was trained, from a row's variant and recipe: of B2-best, B2 or B2-NAME."""
-    if not isinstance(recipe, str):
-        return variant
-    base = variant.partition("-")[0]
-    return base if recipe == "encoder" else f"{base}-{recipe}"
-
-
 def load(run: str | Path | Location) -> Run:
     """Open a run folder, local or on an object store.
 
@@ -365,11 +353,6 @@ def load(run: str | Path | Location) -> Run:
         raise InputError(f"{file}: no config.cells with variants and label_ratios; is it torn?")
     study["data"] = study.get("data") or {}
     return Run(location, study)
-
-
-def cell_name(variant: str, label_ratio: int) -> str:
-    """How a cell is written: ``B1@25``."""
-    return f"{variant}@{label_ratio:g}"
 
 
 def read_frame(file: Location, columns: dict[str, str]) -> pd.DataFrame:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import CONTROLS, Run, cell_name
+from analysis.load import CONTROLS, Run
 from analysis.statistics import CellScores, Draws, estimate
+from analysis.variants import cell_name, recipe_of
 from data.storage import InputError
 from data.tables import from_parquet, to_parquet
 
@@ -99,7 +100,7 @@ def jobs(run: Run) -> list[Job]:
 
 
 def _one_of_each_recipe(run: Run) -> list[str]:
-    return list({variant.partition("-")[2]: variant for variant in run.pretrained_as}.values())
+    return list({recipe_of(variant): variant for variant in run.pretrained_as}.values())
 
 
 def encoder_of(run: Run, variant: str, ratio: int, repeat: int | None) -> str | None:

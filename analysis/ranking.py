@@ -14,8 +14,9 @@ import pandas as pd
 
 from analysis.latents import PENALTY, Scores
 from analysis.leaderboard import winners
-from analysis.load import CONTROLS, Run, cell_name, with_recipe
+from analysis.load import CONTROLS, Run
 from analysis.probes import encoder_of
+from analysis.variants import cell_name, with_recipe
 
 MADE = ["encoder", "architecture", "objective", "images", "epochs", "loss", "seconds", "recipe"]
 FROZEN = ["probe_acc", "knn_acc", "beats_random", "beats_pixels"]

@@ -55,9 +55,13 @@ def write_figures(shown: Shown, found: dict[str, Any]) -> None:
     if len(shown.confused) and shown.pictures:
         pairs = confused_pairs(shown.confused, lambda file: shown.pictures.thumbnail(file, 96))
         made["confused_pairs"] = (pairs, to_svg(pairs))
+    folder = shown.run.location / "figures"
     for name, (figure, svg) in made.items():
-        (shown.run.location / "figures" / f"{name}.svg").write_text(svg)
-        (shown.run.location / "figures" / f"{name}.png").write_bytes(to_png(figure))
+        (folder / f"{name}.svg").write_text(svg)
+        (folder / f"{name}.png").write_bytes(to_png(figure))
+    for file in folder.children():  # of an earlier report, by fewer records
+        if file.name.rpartition(".")[0] not in made:
+            file.delete()
 
 
 def content(shown: Shown) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.contrasts import AT_CHANCE, Contrast, asked, less, verdict
 from analysis.latents import agreement
-from analysis.load import Run, cell_name
+from analysis.load import Run
 from analysis.statistics import (
     CellScores,
     Draws,
@@ -30,6 +30,7 @@ from analysis.statistics import (
     pair,
     score_cells,
 )
+from analysis.variants import cell_name
 from data.storage import InputError
 
 METRIC = "acc"

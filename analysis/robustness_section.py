@@ -19,10 +19,10 @@ from analysis.cells import (
     with_interval,
     word,
 )
-from analysis.load import cell_name
 from analysis.page import Cell, Grid, Section, draw
 from analysis.robustness import AGREEMENT
 from analysis.shown import Shown
+from analysis.variants import cell_name
 
 
 def robustness_section(shown: Shown) -> Section | None:

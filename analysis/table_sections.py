@@ -9,9 +9,10 @@ import pandas as pd
 
 from analysis import charts, tables
 from analysis.cells import grouped, p_value, points, ratio, value, verdict, with_interval, word
-from analysis.load import Run, cell_name
+from analysis.load import Run
 from analysis.page import Cell, Grid, Section
 from analysis.shown import Shown
+from analysis.variants import cell_name
 from analysis.wording import minus
 
 METRICS = ("acc", "f1", "precision", "recall", "loss")

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.leaderboard import first_line, winners
-from analysis.load import Run, is_best
+from analysis.load import Run
 from analysis.statistics import METRICS, CellScores, Draws, estimate, score_cells
+from analysis.variants import is_best
 
 TEST_COLUMNS = [f"test_{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
 SPENT = ["trials", "search_epochs", "search_seconds", "final_epochs", "final_seconds"]

@@ -65,6 +65,8 @@ def _report(folder: Path, **changes: object) -> Page:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_run(tmp_path_factory.mktemp("run"), ratios=(10, 100), failed=("A@10",), **SMALL)  # type: ignore[arg-type]
+    (folder / "figures").mkdir(exist_ok=True)
+    (folder / "figures" / "of_an_earlier_report.svg").touch()
     assert write_report(str(folder)) == Location(folder / "report.html")
     return folder
 
@@ -81,6 +83,7 @@ def test_everything_is_written(folder: Path) -> None:
         assert (folder / "figures" / f"{name}.svg").is_file()
         assert (folder / "figures" / f"{name}.png").is_file()
     assert not list(folder.rglob(".part-*"))
+    assert not (folder / "figures" / "of_an_earlier_report.svg").exists()
 
 
 def test_nothing_is_loaded_from_elsewhere(folder: Path, page: Page) -> None:

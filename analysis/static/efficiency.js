@@ -3,7 +3,6 @@
 
 page.charts.efficiency = (element, data) => {
   const names = { acc: "Accuracy", f1: "Macro F1", precision: "Precision", recall: "Recall", loss: "Loss" };
-  const shapes = { A: "rect", B0: "triangle", B1: "diamond", B2: "circle" };
   const hidden = new Set();
   let metric = "acc";
   let scale = "log";
@@ -11,12 +10,11 @@ page.charts.efficiency = (element, data) => {
   const plot = page.make("div", { class: "plot" });
   element.append(bar, plot);
   const chart = page.open(plot, "svg");
-  const shape = line => shapes[line.variant] ?? "down";
 
   function controls() {
     const metrics = page.segments("Metric", Object.entries(names), metric, value => { metric = value; draw(); });
     const axes = page.segments("Axis of labels", [["log", "log"], ["value", "linear"]], scale, value => { scale = value; draw(); });
-    const lines = data.lines.map(line => [line.variant, line.name, page.mark(shape(line), line.colour)]);
+    const lines = data.lines.map(line => [line.variant, line.name, page.mark(page.markers[line.marker], line.colour)]);
     bar.replaceChildren(metrics, axes, page.chips("Variants", lines, hidden, draw));
   }
 
@@ -34,7 +32,7 @@ page.charts.efficiency = (element, data) => {
 
   function curve(line) {
     return {
-      type: "line", name: line.variant, z: 3, symbol: page.symbol(shape(line)), symbolSize: 9, showAllSymbol: true,
+      type: "line", name: line.variant, z: 3, symbol: page.symbol(page.markers[line.marker]), symbolSize: 9, showAllSymbol: true,
       data: line.labels.map((labels, i) => [labels, line[metric][i][0], i]),
       color: line.colour, lineStyle: { width: 2 }, emphasis: { disabled: true },
     };
@@ -48,7 +46,7 @@ page.charts.efficiency = (element, data) => {
       const [value, low, high] = line[metric][line.labels.indexOf(labels)];
       const interval = low == null ? "" : `${page.number(low, 3)} to ${page.number(high, 3)}`;
       return page.make("tr", {},
-        page.make("td", {}, page.mark(shape(line), line.colour)), page.make("td", { class: "t" }, line.variant),
+        page.make("td", {}, page.mark(page.markers[line.marker], line.colour)), page.make("td", { class: "t" }, line.variant),
         page.make("td", {}, page.number(value, 3)), page.make("td", { class: "soft" }, interval));
     });
     const ratio = data.lines.map(line => line.ratio[line.labels.indexOf(labels)]).find(each => each != null);

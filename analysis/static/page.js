@@ -49,8 +49,15 @@ const page = {
     rect: "M-4 -4H4V4H-4Z",
     diamond: "M0 -5.4L5.4 0L0 5.4L-5.4 0Z",
     down: "M0 4.8L5 -4H-5Z",
+    left: "M-4.8 0L4 5V-5Z",
+    right: "M4.8 0L-4 5V-5Z",
     cross: "M-1.6 -5H1.6V-1.6H5V1.6H1.6V5H-1.6V1.6H-5V-1.6H-1.6Z",
+    diagonal: "M-4.6 -2.4L-2.4 -4.6L0 -2.2L2.4 -4.6L4.6 -2.4L2.2 0L4.6 2.4L2.4 4.6L0 2.2L-2.4 4.6L-4.6 2.4L-2.2 0Z",
+    star: "M0 -5.4L1.3 -1.8L5.1 -1.7L2.1 0.7L3.2 4.4L0 2.2L-3.2 4.4L-2.1 0.7L-5.1 -1.7L-1.3 -1.8Z",
   },
+
+  // The shape of one of Matplotlib's markers, so that charts and figures agree.
+  markers: { s: "rect", "^": "triangle", D: "diamond", o: "circle", v: "down", P: "cross", X: "diagonal", "<": "left", ">": "right", "*": "star" },
 
   symbol(shape) {
     return `path://${page.shapes[shape]}`;
