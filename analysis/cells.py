@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.page import Cell, Row
-from analysis.wording import minus
+from analysis.wording import minus, p_in_words
 
 Values = Mapping[Any, Any]
 NONE = "–"
@@ -52,7 +52,7 @@ def ratio(row: Values, key: str, labels: object = None) -> Cell:
 def p_value(row: Values, name: str, key: str) -> Cell:
     """A p-value, as ``< 0.001`` where it is smaller."""
     found = row[name]
-    text = "<\xa00.001" if found < 0.001 else f"{found:.3f}"
+    text = p_in_words(found).removeprefix("= ").replace(" ", "\xa0")
     return Cell(NONE if pd.isna(found) else text, key=f"{key} {name}")
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.contrasts import AT_CHANCE, PROBE, SURE, Pairs, by_recipe, change_with_labels
 from analysis.load import Run
 from analysis.power import what_would_decide
-from analysis.wording import in_points, largest, minus, percents, unbroken
+from analysis.wording import in_points, largest, minus, p_in_words, percents, unbroken
 
 COLUMNS = ["name", "question", "verdict", "text"]
 PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
@@ -140,7 +140,7 @@ def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str, str, str]:
     change, p_value, few, many = found
     values = {"difference": change.value, "low": change.low, "high": change.high}
     text = f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}"
-    text = f"{text}, p = {p_value:.3f} (one test, not adjusted for the others)."
+    text = f"{text}, p {p_in_words(p_value)} (one test, not adjusted for the others)."
     text = unbroken(minus(text))
     if p_value >= SURE:
         return name, question, "not decided", f"Not decided by this data. {text}"

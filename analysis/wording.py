@@ -20,6 +20,11 @@ def minus(text: str) -> str:
     return re.sub(r"-(?=[\d.])", "−", text)
 
 
+def p_in_words(p_value: float) -> str:
+    """``= 0.012``, or ``< 0.001`` where it is smaller: draws tell no less than that apart."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
 def unbroken(text: str) -> str:
     """Without a line break between a number and its unit, or around a minus between names."""
     text = text.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0")

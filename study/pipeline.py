@@ -196,6 +196,7 @@ def _require_writable(out: Location) -> None:
 def _report(run: Location) -> Location:
     from analysis.report import write_report
 
+    print("writing the report: latent maps, tables, figures", flush=True)  # minutes, if large
     return write_report(run)
 
 
