@@ -21,12 +21,14 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from analysis.variants import with_recipe
+
 LEAST_TRIALS = 20  # with fewer a forest tells nothing
 ENOUGH = 0.5  # R² from which on shares mean something
 _STEPS = 64  # of log lr
 _TREES = 100
 _MOST_TRIALS = 4000  # a forest of more is not better, only slower
-_NAMES = ("variant", "label ratio", "learning rate")
+_NAMES = ("label ratio", "learning rate")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def importance(trials: pd.DataFrame, metric: str, seed: int = 0) -> Importance:
 
     Trials that were stopped early count with the best score that they reached: without them, bad
     learning rates would be left out. Failed trials have no score and are left out. There are no
-    shares with fewer than `LEAST_TRIALS` trials, nor if all have the same score.
+    shares with fewer than `LEAST_TRIALS` trials, nor if all have the same score. Of a variant whose
+    recipe is searched, each recipe is a level of its own.
 
     Args:
         trials: as ``trials.parquet``.
@@ -65,7 +68,8 @@ def importance(trials: pd.DataFrame, metric: str, seed: int = 0) -> Importance:
     if len(score) < LEAST_TRIALS or np.ptp(score) == 0:
         return Importance(pd.DataFrame(columns=["factors", "share"]), float("nan"), len(score))
     surface, explained = _learn(known, score, seed)
-    return Importance(shares(surface, _NAMES), explained, len(score))
+    first = "variant, recipe" if known["recipe"].notna().any() else "variant"
+    return Importance(shares(surface, (first, *_NAMES)), explained, len(score))
 
 
 def shares(surface: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
@@ -101,7 +105,8 @@ def _learn(trials: pd.DataFrame, score: np.ndarray, seed: int) -> tuple[np.ndarr
     """The forest's prediction over the grid, (V, R, L), and its R² on trials left out."""
     from sklearn.ensemble import RandomForestRegressor
 
-    variants, variant = np.unique(trials["variant"].to_numpy(dtype=str), return_inverse=True)
+    trained = [with_recipe(*each) for each in zip(trials["variant"], trials["recipe"], strict=True)]
+    variants, variant = np.unique(np.array(trained, dtype=str), return_inverse=True)
     ratios, ratio = np.unique(trials["label_ratio"].to_numpy(), return_inverse=True)
     lr = np.log(trials["lr"].to_numpy(dtype=float))
     steps = (np.arange(_STEPS) + 0.5) / _STEPS * np.ptp(lr) + lr.min()

@@ -31,7 +31,7 @@ def _trials(count: int, weights: tuple[float, float, float, float], noise: float
     score = sum(weight * part for weight, part in zip(weights, parts, strict=True))
     score = 0.5 + 0.05 * (score + noise * random.normal(size=count))
     columns = {"variant": variant, "label_ratio": ratio, "lr": 10 ** (3 * place - 5)}
-    return pd.DataFrame({**columns, "val_f1": score, "state": "COMPLETE"})
+    return pd.DataFrame({**columns, "val_f1": score, "state": "COMPLETE", "recipe": None})
 
 
 CASES = [(0.7, 0.5, 0.5, 0.0), (0.3, 1.0, 0.5, 0.5), (0.0, 0.0, 0.0, 1.0)]
@@ -61,6 +61,15 @@ def test_a_grid_is_split_as_arithmetic_says() -> None:
     assert found.to_dict() == pytest.approx(
         {"x": 9 / whole, "x × y": 8 / 3 / whole, "y": 2 / 3 / whole}
     )
+
+
+def test_a_searched_recipe_is_a_factor() -> None:
+    """All of what the variant is worth is the recipe's here."""
+    trials = _trials(320, (1.0, 0.0, 0.0, 0.0), 0.1)
+    trials["recipe"] = trials["variant"].map({"A": "plain", "B0": "masked", "B1": "x", "B2": "y"})
+    trials["variant"] = "B2-best"
+    found = importance(trials, "val_f1").shares.set_index("factors")["share"]
+    assert found["variant, recipe"] > 0.8
 
 
 def test_noise_is_said_to_be_unexplained() -> None:
