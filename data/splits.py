@@ -55,7 +55,8 @@ def require_enough(species: str, images: int, test_per_class: int, valid_per_cla
     if images < needed:
         raise InputError(
             f"data.split: {species} has {images} images; expected at least {needed} "
-            f"({test_per_class} test, {valid_per_class} valid, 2 train)"
+            f"({test_per_class} test, {valid_per_class} valid, 2 train), or fewer of each: "
+            f"--set data.split.pooled.test_per_class=N --set data.split.pooled.valid_per_class=N"
         )
 
 

@@ -419,9 +419,9 @@ def load_config(
         key, separator, text = override.partition("=")
         if not separator:
             raise InputError(f"--set {override}: found no '=', expected key=value")
-        _assign(tree, key.strip(), _parse_yaml(text, f"--set {key}"), f"--set {key}")
+        _assign(tree, key.strip(), _parse_yaml(text, f"--set {key}"))
     for key, value in (changes or {}).items():
-        _assign(tree, key, value, key)
+        _assign(tree, key, value)
     return config_from(tree, name)
 
 
@@ -504,13 +504,12 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise InputError(f"{where}: is not YAML ({line}); expected YAML") from None
 
 
-def _assign(tree: dict[str, Any], key: str, value: object, where: str) -> None:
+def _assign(tree: dict[str, Any], key: str, value: object) -> None:
     *sections, last = key.split(".")
     for section in sections:
-        branch = tree.setdefault(section, {})
-        if not isinstance(branch, dict):
-            raise InputError(f"{where}: {section} is not a section, expected a key of config")
-        tree = branch
+        if not isinstance(tree.get(section), dict):  # `data.split: folders`: the later one counts
+            tree[section] = {}
+        tree = tree[section]
     tree[last] = value
 
 
