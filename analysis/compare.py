@@ -235,14 +235,7 @@ def render(compared: Comparison) -> str:
     """The comparison for the terminal."""
     lines = [f"first   {compared.first}", f"second  {compared.second}"]
     lines += [f"  {key}: {_cut(a)} → {_cut(b)}" for key, (a, b) in compared.changed.items()]
-    kind = (
-        f"not paired ({compared.unpaired})"
-        if compared.unpaired
-        else "paired by test image and seed"
-    )
-    metric = _TEST_NAMES[compared.metric]
-    lines += ["", f"Test {metric}, 95 % intervals; differences are second − first, {kind}."]
-    lines.append(f"p: after Holm over {compared.table['p'].notna().sum()} cells.")
+    lines += ["", f"Test {_TEST_NAMES[compared.metric]}, 95 % intervals; {_about(compared)}"]
     head = ["cell", "first", "second", "difference", "p"]
     if compared.validation:
         head.append(f"validation {METRIC_NAMES[compared.validation]}")
@@ -253,6 +246,17 @@ def render(compared: Comparison) -> str:
         cells = [text.ljust(wide) for text, wide in zip(row, widest, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _about(compared: Comparison) -> str:
+    """What the differences are, and their p-values."""
+    cells = int(compared.table["p"].notna().sum())
+    if not cells:
+        return "no cell has a test result in both."
+    paired = "paired by test image and seed"
+    kind = f"not paired ({compared.unpaired})" if compared.unpaired else paired
+    over = "1 cell" if cells == 1 else f"{cells} cells"
+    return f"differences are second − first, {kind}.\np: after Holm over {over}."
 
 
 def _cut(value: object) -> str:

@@ -16,7 +16,8 @@ def percents(ratios: Sequence[int] | pd.Series) -> str:
 
 
 def minus(text: str) -> str:
-    """Hyphens before a digit as minus signs."""
+    """Hyphens before a digit as minus signs; what is shown as 0 has no sign."""
+    text = re.sub(r"(?<![\w.])[+-](0(?:\.0+)?)(?![\d.])", r"\1", text)
     return re.sub(r"-(?=[\d.])", "−", text)
 
 
