@@ -97,11 +97,12 @@ def test_numbers_in_words() -> None:
     assert minus("-0.5 to -.25, fine-tuning, 1e-4") == "−0.5 to −.25, fine-tuning, 1e−4"
 
 
-def test_what_rounds_to_nothing_has_no_minus() -> None:
+def test_what_rounds_to_nothing_has_no_sign() -> None:
     row = {"difference": -0.0004, "low": -0.012, "high": 0.0003}
-    assert in_points(row) == "+0.0 points [95 % interval -1.2 to +0.0]"
+    assert minus(in_points(row)) == "0.0 points [95 % interval −1.2 to 0.0]"
+    assert minus("+0.04 and -10 to -0.25") == "+0.04 and −10 to −0.25"
     shown = points(row, "key")
-    assert (shown.text, shown.small) == ("+0.0", "−1.2 to +0.0")
+    assert (shown.text, shown.small) == ("0.0", "−1.2 to 0.0")
 
 
 def test_pretraining_by_a_recipe_and_the_unlabelled_images_are_answered(
