@@ -34,6 +34,12 @@ SILENT = {"script", "style", "svg", "pre", "title"}
 Frame = pd.DataFrame
 
 
+def shown_points(share: float) -> str:
+    """A difference as the page has it: in points, signed, but for what is shown as 0."""
+    text = f"{100 * share:+.1f}"
+    return "0.0" if float(text) == 0 else text
+
+
 class Numbers(HTMLParser):
     """The text of each ``data-key``, and the other text of a page outside figures."""
 
@@ -195,9 +201,9 @@ def test_differences(page: Numbers, records: Records, results: Results) -> None:
             )
             assert row["difference"] == pytest.approx((one - other).mean())
         expected[f"{key} label_ratio"] = f"{row['label_ratio']} %"
-        expected[f"{key} difference"] = f"{100 * row['difference']:+z.1f}"
+        expected[f"{key} difference"] = shown_points(row["difference"])
         expected[f"{key} difference small"] = (
-            f"{100 * row['low']:+z.1f} to {100 * row['high']:+z.1f}"
+            f"{shown_points(row['low'])} to {shown_points(row['high'])}"
         )
         for name in ("p", "p_holm"):
             expected[f"{key} {name}"] = "< 0.001" if row[name] < 0.001 else f"{row[name]:.3f}"

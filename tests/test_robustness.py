@@ -21,7 +21,7 @@ from records_example import write_run
 from sklearn import metrics as sk
 from sklearn.cluster import KMeans
 from test_figures import _texts
-from test_report_numbers import Numbers, holm, plain
+from test_report_numbers import Numbers, holm, plain, shown_points
 
 from analysis import figures_robustness, load
 from analysis.latents import reduce
@@ -625,12 +625,12 @@ def test_every_number_of_the_section_is_one_of_the_frames(folder: Path, results:
         ends = f"{row['test_acc_low']:.3f} to {row['test_acc_high']:.3f}"
         assert page[f"{key} test_acc small"] == ends
         if row["noise"]:
-            assert page[f"{key} change"] == f"{100 * row['change']:+z.1f}"
+            assert page[f"{key} change"] == shown_points(row["change"])
     for row in results.noise_differences.to_dict("records"):
         key = (
             f"noise_differences {row['contrast']}@{row['label_ratio']} {row['noise']:g} {row['of']}"
         )
-        assert page[f"{key} difference"] == f"{100 * row['difference']:+z.1f}"
+        assert page[f"{key} difference"] == shown_points(row["difference"])
         shown = "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}"
         assert page[f"{key} p_holm"] == shown
     for row in results.noise_clusters.to_dict("records"):
