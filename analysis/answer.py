@@ -114,7 +114,7 @@ _PHRASES = {
     "higher": "raised test accuracy at {} labels",
     "lower": "lowered test accuracy at {} labels",
     "under 2 points": "changed test accuracy by less than 2 points, if at all, at {} labels",
-    AT_CHANCE: "cannot be judged at {} labels, where neither learned and both are at chance",
+    AT_CHANCE: "cannot be judged at {} labels, where neither is surely better than chance",
     "not decided": "is not decided by this data at {}",
 }
 
@@ -156,8 +156,8 @@ def _points(row: pd.Series, absolute: bool = False) -> str:
     sign = -1.0 if absolute and row["difference"] < 0 else 1.0
     value, low, high = (100 * sign * row[k] for k in ("difference", "low", "high"))
     low, high = min(low, high), max(low, high)
-    shown = f"{value:z.1f}" if absolute else f"{value:+z.1f}"
-    return minus(f"{shown} points [95 % interval {low:z.1f} to {high:z.1f}]")
+    shown = f"{value:.1f}" if absolute else f"{value:+.1f}"
+    return minus(f"{shown} points [95 % interval {low:.1f} to {high:.1f}]")
 
 
 def _levels(run: Run, table: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.page import Cell, Row
-from analysis.wording import minus, p_in_words
+from analysis.wording import minus, p_text
 
 Values = Mapping[Any, Any]
 NONE = "–"
@@ -52,14 +52,14 @@ def ratio(row: Values, key: str, labels: object = None) -> Cell:
 def p_value(row: Values, name: str, key: str) -> Cell:
     """A p-value, as ``< 0.001`` where it is smaller."""
     found = row[name]
-    text = p_in_words(found).removeprefix("= ").replace(" ", "\xa0")
-    return Cell(NONE if pd.isna(found) else text, key=f"{key} {name}")
+    text: str = NONE if pd.isna(found) else p_text(found).replace(" ", "\xa0")
+    return Cell(text, key=f"{key} {name}")
 
 
 def points(row: Values, key: str) -> Cell:
-    """A difference in points, and under it its interval; what rounds to 0 has no minus."""
+    """A difference in points, and under it its interval."""
     ends = {"difference_low": row["low"], "difference_high": row["high"]}
-    return with_interval({**row, **ends}, "difference", "+z.1f", key, 100)
+    return with_interval({**row, **ends}, "difference", "+.1f", key, 100)
 
 
 def verdict(verdict: str, higher: str = "higher", lower: str = "lower") -> Cell:

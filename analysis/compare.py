@@ -29,6 +29,7 @@ from analysis.statistics import (
     score_cells,
     spread_of,
 )
+from analysis.wording import p_text
 
 _TEST_NAMES = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precision"}
 _TEST_NAMES |= {"recall": "macro recall", "loss": "loss"}
@@ -266,7 +267,8 @@ def _cut(value: object) -> str:
 
 def _texts(row: Mapping[Any, Any]) -> list[str]:
     texts = [str(row["cell"]), *(_interval(row, name) for name in ("first", "second"))]
-    texts += [_difference_text(row), _p_text(row["p_holm"])]
+    texts += [_difference_text(row)]
+    texts.append("–" if pd.isna(row["p_holm"]) else p_text(row["p_holm"]))
     return [*texts, " → ".join(_chosen_text(row, name) for name in ("first", "second"))]
 
 
@@ -281,12 +283,6 @@ def _difference_text(row: Mapping[Any, Any]) -> str:
         return "the same"
     ends = {"difference_low": row["low"], "difference_high": row["high"]}
     return _interval({**row, **ends}, "difference", "+")
-
-
-def _p_text(value: float) -> str:
-    if pd.isna(value):
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _interval(row: Mapping[Any, Any], name: str, sign: str = "") -> str:

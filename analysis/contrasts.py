@@ -32,7 +32,8 @@ SMALL = 0.02
 MOST_ROWS = 40
 """Differences that are adjusted together, for each `DRAWS`."""
 AT_CHANCE = "at chance"
-"""The verdict where two are alike because neither learned: no evidence that an effect is small."""
+"""The verdict where two are alike and neither is surely better than chance: they may be alike for
+want of learning, which is no evidence that an effect is small."""
 PROBE = "probe: "
 """What the names of probes' contrasts begin with."""
 
@@ -214,7 +215,7 @@ def verdict(row: Mapping[object, float], learned: bool = True) -> str:
 
 def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int, int] | None:
     """How much larger a contrast is at the lowest ratio than at the highest, of those at which one
-    side at least learned: where neither did, there is no effect to be seen.
+    side at least is surely better than chance: where neither learned, there is no effect to see.
 
     Returns:
         The difference of the differences with its p-value, and the two ratios; None where there

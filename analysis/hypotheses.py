@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.contrasts import AT_CHANCE, PROBE, SURE, Pairs, by_recipe, change_with_labels
 from analysis.load import Run
 from analysis.power import what_would_decide
-from analysis.wording import in_points, largest, minus, p_in_words, percents, unbroken
+from analysis.wording import in_points, largest, minus, p_text, percents, unbroken
 
 COLUMNS = ["name", "question", "verdict", "text"]
 PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
@@ -109,7 +109,7 @@ def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
     blind = rows[rows["verdict"] == AT_CHANCE]
     if len(blind):
         at = percents(blind["label_ratio"])
-        parts.append(f"At {at} neither learned: both are at chance, which says nothing.")
+        parts.append(f"At {at} neither is surely better than chance, so that it cannot be told.")
     undecided = rows[rows["verdict"] == "not decided"]
     if len(undecided):
         parts.append(_undecided(undecided, needed, whole=len(undecided) == len(rows)))
@@ -131,16 +131,13 @@ def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str, str, str]:
     found = change_with_labels(compared, contrast)
     if found is None:
         both = " and ".join(contrast.split("−"))
-        return (
-            name,
-            question,
-            "not asked",
-            f"It takes {both} better than chance at two label ratios.",
-        )
+        text = f"It takes {both} at two label ratios, one of them surely better than chance."
+        return name, question, "not asked", text
     change, p_value, few, many = found
     values = {"difference": change.value, "low": change.low, "high": change.high}
+    relation = p_text(p_value) if p_value < 0.001 else f"= {p_text(p_value)}"
     text = f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}"
-    text = f"{text}, p {p_in_words(p_value)} (one test, not adjusted for the others)."
+    text = f"{text}, p {relation} (one test, not adjusted for the others)."
     text = unbroken(minus(text))
     if p_value >= SURE:
         return name, question, "not decided", f"Not decided by this data. {text}"

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from analysis.variants import cell_name, is_best, kind_of, recipe_of, with_recipe
+from analysis.variants import cell_name, is_best, is_pretrained, recipe_of, with_recipe
 from data.sealing import unseal_end
 from data.storage import InputError, Location
 from data.tables import from_parquet
@@ -158,7 +158,7 @@ class Run:
     @property
     def pretrained(self) -> list[str]:
         """The variants that start from a pretrained encoder."""
-        return [variant for variant in self.variants if kind_of(variant) in ("B1", "B2")]
+        return [variant for variant in self.variants if is_pretrained(variant)]
 
     @property
     def pretrained_as(self) -> list[str]:

@@ -102,7 +102,7 @@ _HEAD += ["points [95 %]", "agree"]
 
 
 def _texts(row: Mapping[Any, Any]) -> list[str]:
-    points = (f"{100 * row[name]:+z.1f}" for name in ("difference", "low", "high"))
+    points = (f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high"))
     return [
         str(row["cell"]),
         " → ".join(f"{row[f'weights_bytes_{kind}'] / 1e6:.2f}" for kind in KINDS),

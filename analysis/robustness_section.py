@@ -85,7 +85,7 @@ def _accuracy_cells(row: dict[Any, Any]) -> list[Cell]:
     cells = [word(first["variant"]), ratio(first, key)]
     for name, form, scale, shown in (
         ("test_acc", ".3f", 1, levels),
-        ("change", "+z.1f", 100, levels[1:]),
+        ("change", "+.1f", 100, levels[1:]),
     ):
         for level in shown:
             at = row["of"].get(level, {})

@@ -13,6 +13,11 @@ def recipe_of(variant: str) -> str:
     return variant.partition("-")[2]
 
 
+def is_pretrained(variant: str) -> bool:
+    """Whether it starts from a pretrained encoder."""
+    return kind_of(variant) in ("B1", "B2")
+
+
 def is_best(variant: str) -> bool:
     """Whether the variant's recipe is searched, as ``B2-best``."""
     return variant.endswith("-best")

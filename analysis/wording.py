@@ -21,9 +21,9 @@ def minus(text: str) -> str:
     return re.sub(r"-(?=[\d.])", "−", text)
 
 
-def p_in_words(p_value: float) -> str:
-    """``= 0.012``, or ``< 0.001`` where it is smaller: draws tell no less than that apart."""
-    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+def p_text(p_value: float) -> str:
+    """``0.012``, or ``< 0.001`` where it is smaller."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def unbroken(text: str) -> str:
@@ -35,7 +35,7 @@ def unbroken(text: str) -> str:
 def in_points(row: Any) -> str:
     """A difference with its interval."""
     value, low, high = (100 * row[name] for name in ("difference", "low", "high"))
-    return f"{value:+z.1f} points [95 % interval {low:+z.1f} to {high:+z.1f}]"
+    return f"{value:+.1f} points [95 % interval {low:+.1f} to {high:+.1f}]"
 
 
 def largest(rows: pd.DataFrame) -> pd.Series:

@@ -60,7 +60,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Any:
     }
     config = config_from(tree, "memory.py")
     out = Location(folder)
-    study = open_study(config, out / config.name)
+    study = open_study(config, out / config.name, None)
     return prepare(config, out, out / config.name, study, images_of(config, study))[0]
 
 

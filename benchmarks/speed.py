@@ -65,7 +65,7 @@ def make_encoder(config_tree: dict[str, Any], folder: Path) -> Path:
     config = config_from(config_tree, "speed.py")
     out = Location(folder)
     run = out / config.name
-    study = open_study(config, run)
+    study = open_study(config, run, None)
     material, labels = prepare(config, out, run, study, images_of(config, study))
     begin(run, study, labels)
     plan = plan_encoder(material, cells_of(config)[0], None)

@@ -16,6 +16,7 @@ from study.planning import gpu_share
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()  # `ray up` leaves it on the head
 CAPACITY_SECONDS = 2.0  # how long an answer of the cluster about its machines is believed
 WAITING_SECONDS = 60.0  # between two lines that no machine can take a trial
+KINDS = ("CPU", "GPU")
 
 
 class Capacity:
@@ -30,7 +31,7 @@ class Capacity:
 
     def __init__(self, config: Config):
         self.config = config
-        self._may_come, self._most = _autoscaler_limits()
+        self._may_come = _autoscaled()
         self._slots, self._asked, self._said = 1, -math.inf, -math.inf
         wanted = config.resources.gpus_per_trial
         if wanted == "auto":
@@ -76,7 +77,8 @@ class Capacity:
         return [f"{reason}; waiting for one that has" for reason in [self._too_large()] if reason]
 
     def _too_large(self) -> str | None:
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]] + self._may_come
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        machines += [machine for machine, _ in self._may_come]
         wanted = {name: n for name, n in self.per_trial.items() if n}
         if any(all(one.get(name, 0) >= n for name, n in wanted.items()) for one in machines):
             return None
@@ -95,25 +97,24 @@ class Capacity:
 
     def _resources(self) -> dict[str, float]:
         have = ray.cluster_resources()
-        return {name: max(have.get(name, 0), self._most.get(name, 0)) for name in ("CPU", "GPU")}
+        return {
+            name: max(have.get(name, 0), sum(count * one[name] for one, count in self._may_come))
+            for name in KINDS
+        }
 
 
-def _autoscaler_limits(
-    config: Path = BOOTSTRAP,
-) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """The machines that `ray up`'s autoscaler may add, one of a kind, and the most that it may
-    bring the cluster to; nothing where it has none.
+def _autoscaled(config: Path = BOOTSTRAP) -> list[tuple[dict[str, float], int]]:
+    """The kinds of machines that `ray up`'s autoscaler may add, and how many of each at most;
+    nothing where there is none.
 
     Ray 2.60 can be asked for it, but answers nothing before the first machine has come.
     """
     try:
         cluster = yaml.safe_load(config.read_text())
     except (OSError, yaml.YAMLError):
-        return [], {}
-    machines, limits = [], {"CPU": 0.0, "GPU": 0.0}
+        return []
+    found = []
     for kind in cluster.get("available_node_types", {}).values():
-        machines.append({n: float(kind.get("resources", {}).get(n, 0)) for n in limits})
-        count = min(kind.get("max_workers", 0), cluster.get("max_workers", 0))
-        for name in limits:
-            limits[name] += count * machines[-1][name]
-    return machines, limits
+        machine = {name: float(kind.get("resources", {}).get(name, 0)) for name in KINDS}
+        found.append((machine, min(kind.get("max_workers", 0), cluster.get("max_workers", 0))))
+    return found

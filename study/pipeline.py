@@ -52,8 +52,8 @@ def run_study(
         KeyboardInterrupt: interrupted; everything so far is saved.
     """
     run = out / config.name
-    found = _on_record(run)
-    study = open_study(config, run)
+    found = on_record(run)
+    study = open_study(config, run, found)
     if restart_errored:
         study["state"] = "RUNNING"
     if study["state"] != "COMPLETE":
@@ -64,19 +64,19 @@ def run_study(
     return report
 
 
-def open_study(config: Config, run: Location) -> dict[str, Any]:
-    """The content of ``study.yaml``: new, or of the run of that name.
+def open_study(config: Config, run: Location, found: dict[str, Any] | None) -> dict[str, Any]:
+    """The content of ``study.yaml``: new, or what was ``found`` `on_record` of the run.
 
     Its state is COMPLETE only where nothing is left to do.
 
     Raises:
         InputError: a run of that name has another configuration, or cannot be made or read.
     """
-    if not is_study(run):
+    if found is None:
         if run.is_file() or any(found.name != LOCK for found in run.children()):
             raise InputError(f"{run}: exists and is no run, expected a new name or a run's folder")
         return _new_study(config)
-    study = read_study(run)
+    study = dict(found)
     before = config_from(study["config"], str(run / "study.yaml"))
     if study["data"].get("layout") == "pooled":
         config = with_pooled_split(config)
@@ -96,7 +96,12 @@ def open_study(config: Config, run: Location) -> dict[str, Any]:
     return study
 
 
-def _on_record(run: Location) -> dict[str, Any] | None:
+def on_record(run: Location) -> dict[str, Any] | None:
+    """What ``study.yaml`` holds; None where there is no run of that name.
+
+    Raises:
+        InputError: it is torn.
+    """
     return read_study(run) if is_study(run) else None
 
 
@@ -147,7 +152,7 @@ def _work(
 
         material, labels = preparing.result()
     with only_driver(run):
-        if _on_record(run) != found:
+        if on_record(run) != found:
             raise InputError(
                 f"{run}: another process has run this study meanwhile, expected none; "
                 f"the same command goes on with it"

@@ -141,14 +141,14 @@ class Stages:
         """At search.max_seconds: for good, unless more trials are asked for."""
         if not self.search.finished:
             self.search.stopped = True
-            self.capped.write_text(f"{self.config.search.trials}\n")
+            self.capped.write_text(str(self.config.search.trials))
 
     def has_ended(self) -> bool:
         """Whether the search ended so in an earlier session, and its trials are on record."""
         trials = self.ledger.rows("trials")
         if not trials or any(row["state"] == "RUNNING" for row in trials):
             return False
-        return self.capped.is_file() and self.capped.read_text() == f"{self.config.search.trials}\n"
+        return self.capped.is_file() and self.capped.read_text() == str(self.config.search.trials)
 
     def share_gpus(self) -> None:
         """Replace the estimate of a trial's share of a GPU by what its networks need there."""

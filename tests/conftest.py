@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from analysis.load import load
+from data.storage import InputError, Location
+
 SPECIES = ("ATALA", "BROWN ARGUS", "GREAT JAY")
 COUNTS = {"train": 8, "valid": 4, "test": 4}  # of each species
 REPOSITORY = Path(__file__).parent.parent
@@ -148,6 +151,15 @@ def left_behind(folder: Path) -> list[str]:
     """Runs and unfinished files in a folder, by relative path; packed images are no harm."""
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     return [name for name in found if ".part-" in name or not name.startswith("packed")]
+
+
+def ended_trials(run: str | Path | Location) -> set[str]:
+    """Trials of a running study that have ended, as its readers see it at this moment."""
+    try:
+        trials = load(run).trials
+    except InputError:  # not begun
+        return set()
+    return set(trials.loc[trials["state"] != "RUNNING", "trial_id"])
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -81,11 +81,11 @@ def test_two_that_name_one_species_for_all_are_no_evidence_that_they_are_alike(
     assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
     assert row["verdict"] == "at chance"
     told = results.hypotheses.set_index("name")
-    assert "10\xa0% neither learned" in told.loc["B2−B0", "text"]
+    assert "10\xa0% neither is surely better than chance" in told.loc["B2−B0", "text"]
     assert "under 2 points" not in told.loc["B2−B0", "text"]
     assert told.loc["B2−B0: few", "verdict"] == "not asked", "it takes two ratios"
     sentence = _answer(results, results.contrasts)[0]
-    assert "cannot be judged at 10 % labels, where neither learned" in sentence
+    assert "cannot be judged at 10 % labels, where neither is surely better than chance" in sentence
 
 
 def test_numbers_in_words() -> None:

@@ -64,9 +64,10 @@ def test_auto_shares_the_gpus_that_there_are() -> None:
 
 
 def test_what_an_autoscaler_may_add_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = study_capacity._autoscaler_limits(REPOSITORY / "cluster.yaml")
-    assert found[1] == {"CPU": 32.0, "GPU": 8.0}
-    monkeypatch.setattr(study_capacity, "_autoscaler_limits", lambda: found)
+    found = study_capacity._autoscaled(REPOSITORY / "cluster.yaml")
+    total = {name: sum(count * one[name] for one, count in found) for name in ("CPU", "GPU")}
+    assert total == {"CPU": 32.0, "GPU": 8.0}
+    monkeypatch.setattr(study_capacity, "_autoscaled", lambda: found)
     assert capacity(gpus_per_trial=0.5).slots() == 16
 
 
@@ -80,8 +81,8 @@ def test_a_trial_that_no_machine_can_take_is_said(monkeypatch: pytest.MonkeyPatc
     large = capacity(cpus_per_trial=8, gpus_per_trial=0)
     assert len(large.waits()) == 1
     assert large.waits() == [], "not at every turn"
-    found = study_capacity._autoscaler_limits(REPOSITORY / "cluster.yaml")
-    monkeypatch.setattr(study_capacity, "_autoscaler_limits", lambda: found)
+    found = study_capacity._autoscaled(REPOSITORY / "cluster.yaml")
+    monkeypatch.setattr(study_capacity, "_autoscaled", lambda: found)
     with pytest.raises(InputError, match="found 8 CPUs"):
         capacity(cpus_per_trial=8, gpus_per_trial=4).require_room()
     assert capacity(gpus_per_trial=1).waits() == []

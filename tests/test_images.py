@@ -12,14 +12,14 @@ from conftest import SPECIES, draw_image, tiny_tree
 from data.storage import Location
 from study.config import config_from
 from study.images import begin, images_of, prepare
-from study.pipeline import open_study
+from study.pipeline import on_record, open_study
 
 
 def opened(root: Path, out: Path) -> dict[str, Any]:
     """What `study.yaml` says after a ``run``, up to where Ray would start."""
     config, location = config_from(tiny_tree(root), "a test"), Location(out)
     run = location / config.name
-    study = open_study(config, run)
+    study = open_study(config, run, on_record(run))
     _, labels = prepare(config, location, run, study, images_of(config, study))
     begin(run, study, labels)
     written: dict[str, Any] = yaml.safe_load((out / "tiny" / "study.yaml").read_text())

@@ -16,7 +16,7 @@ import optuna
 import pandas as pd
 import pytest
 import yaml
-from conftest import World, environment
+from conftest import World, ended_trials, environment
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
 from data.demo import SPECIES, write_demo
@@ -85,7 +85,7 @@ def killed_and_resumed(world: PipelineWorld) -> Path:
     """A study whose driver gets SIGKILL in the middle of its search, and Ctrl-C after that."""
     run = world.folder / "killed" / "tiny"
     driver = world.start(*world.study("killed"))
-    _wait_for_finished_trials(run, 2)
+    _wait_for_ended_trials(run, 2)
     before = (run / "study.yaml").read_text()
     code, _, err = world.run(*world.study("killed", "--set", "search.trials=99"))
     assert code == 2
@@ -94,9 +94,9 @@ def killed_and_resumed(world: PipelineWorld) -> Path:
     assert yaml.safe_load(before)["state"] == "RUNNING"
     driver.kill()
     driver.communicate()
-    finished = len(_finished_trials(run))
+    ended = len(ended_trials(run))
     driver = world.start("resume", "killed/tiny")
-    _wait_for_finished_trials(run, finished + 2)  # so it is running, not still starting
+    _wait_for_ended_trials(run, ended + 2)  # so it is running, not still starting
     driver.send_signal(signal.SIGINT)
     _, err = driver.communicate(timeout=60)
     assert driver.returncode == 130
@@ -107,30 +107,13 @@ def killed_and_resumed(world: PipelineWorld) -> Path:
     return run
 
 
-def _wait_for_finished_trials(run: Path, count: int) -> None:
+def _wait_for_ended_trials(run: Path, count: int) -> None:
     limit = time.monotonic() + 200
     while time.monotonic() < limit:
-        if len(_finished_trials(run)) >= count:
+        if len(ended_trials(run)) >= count:
             return
         time.sleep(0.1)
     raise AssertionError(f"no {count} trials after 200 s")
-
-
-def _finished_trials(run: Path) -> set[str]:
-    """As the records say at this moment: the journal over the parquet file."""
-    states: dict[str, str] = {}
-    if (run / "trials.parquet").exists():
-        trials = pd.read_parquet(run / "trials.parquet")
-        states |= dict(zip(trials["trial_id"], trials["state"], strict=True))
-    for segment in sorted((run / "journal").glob("*.jsonl")):
-        try:
-            lines = segment.read_text().splitlines()
-        except FileNotFoundError:  # the driver has just taken it up
-            continue
-        for table, row in map(json.loads, lines):
-            if table == "trials":
-                states[row["trial_id"]] = row["state"]
-    return {trial for trial, state in states.items() if state != "RUNNING"}
 
 
 def test_every_record_of_the_contract_is_there(undisturbed: Path) -> None:

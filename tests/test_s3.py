@@ -22,10 +22,9 @@ import pandas as pd
 import pytest
 import witness
 import yaml
-from conftest import SPECIES, World, tiny_tree
+from conftest import SPECIES, World, ended_trials, tiny_tree
 
-from analysis.load import load
-from data.storage import InputError, Location
+from data.storage import Location
 from study.records import read_table
 
 CELLS = {"A@50", "A@100", "B1@50", "B1@100"}
@@ -106,12 +105,12 @@ def run(world: World, store: Store, tmp_path_factory: pytest.TempPathFactory) ->
     run = Location(store.uri("out/tiny"))
     command = ("run", str(file), "--data", store.uri("images"), "--out", store.uri("out"))
     driver = world.start(*command)
-    wait_for_finished_trials(run, 2, driver)
+    wait_for_ended_trials(run, 2, driver)
     driver.kill()
     driver.communicate()
 
     driver = world.start("resume", str(run))
-    wait_for_finished_trials(run, 5, driver)
+    wait_for_ended_trials(run, 5, driver)
     store.process.send_signal(signal.SIGSTOP)
     time.sleep(SILENT_SECONDS)
     store.process.send_signal(signal.SIGCONT)
@@ -121,19 +120,12 @@ def run(world: World, store: Store, tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
-def wait_for_finished_trials(run: Location, count: int, driver: subprocess.Popen[str]) -> None:
+def wait_for_ended_trials(run: Location, count: int, driver: subprocess.Popen[str]) -> None:
     limit = time.monotonic() + 150
-    while finished_trials(run) < count:
+    while len(ended_trials(run)) < count:
         assert time.monotonic() < limit, f"no {count} trials after 150 s"
         assert driver.poll() is None, driver.communicate()[1]
         time.sleep(0.1)
-
-
-def finished_trials(run: Location) -> int:
-    try:
-        return int((load(run).trials["state"] != "RUNNING").sum())
-    except InputError:  # not begun
-        return 0
 
 
 def test_a_study_on_s3_is_whole(run: Location) -> None:

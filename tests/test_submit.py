@@ -24,6 +24,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from conftest import ended_trials
 
 from data.demo import write_demo
 
@@ -99,20 +100,6 @@ class Place:
     def state(self, name: str) -> str:
         text = (self.folder / "runs" / name / "study.yaml").read_text()
         return str(yaml.safe_load(text)["state"])
-
-    def finished(self, name: str) -> int:
-        """Trials of a run that have ended, by its table and the journal that goes on from it."""
-        states: dict[str, str] = {}
-        run = self.folder / "runs" / name
-        if (run / "trials.parquet").exists():
-            trials = pd.read_parquet(run / "trials.parquet")
-            states |= dict(zip(trials["trial_id"], trials["state"], strict=True))
-        for segment in sorted((run / "journal").glob("*.jsonl")):
-            lines = segment.read_text().splitlines() if segment.exists() else []
-            for table, row in map(json.loads, lines):
-                if table == "trials":
-                    states[row["trial_id"]] = row["state"]
-        return sum(state != "RUNNING" for state in states.values())
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +234,7 @@ def test_a_submitted_study_is_followed_stopped_and_resumed(secured: Place) -> No
     stop = out.rsplit("stop it: ", 1)[1].split()
     assert stop[0] == "RAY_AUTH_MODE=token"
 
-    _wait_for(lambda: secured.finished("tiny") >= 1, second, "finished trial")
+    _wait_for(lambda: bool(ended_trials(run)), second, "finished trial")
     code, _, err = secured.call(*stop[1:], RAY_AUTH_MODE="token")  # as it says there
     assert code == 0, err
     out, err = second.communicate(timeout=120)
