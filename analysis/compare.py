@@ -29,6 +29,7 @@ from analysis.statistics import (
     score_cells,
     spread_of,
 )
+from analysis.wording import minus as minus_signs
 from analysis.wording import p_text
 
 _TEST_NAMES = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precision"}
@@ -122,9 +123,10 @@ def _scored_together(first: Run, second: Run) -> tuple[Scored, Scored]:
 
 
 def _scored_apart(first: Run, second: Run) -> tuple[Scored, Scored]:
+    """Each as its own report has it."""
     return (
-        score_cells(first.predictions, first.species, seed=0),
-        score_cells(second.predictions, second.species, seed=1),
+        score_cells(first.predictions, first.species),
+        score_cells(second.predictions, second.species),
     )
 
 
@@ -153,23 +155,27 @@ def _difference(
         draws = (scored[0][1], scored[1][1])
         found, p_value = unpaired_difference(first, second, metric, draws)
     repeats = len(shared) if paired else min(len(first.repeats), len(second.repeats))
-    row = {"difference": found.value, "low": found.low, "high": found.high, "p": p_value}
+    most = math.inf if metric == "loss" else 1.0
+    row = {"difference": found.value, "p": p_value}
+    row |= {"low": max(found.low, -most), "high": min(found.high, most)}
     return row | {"paired": paired, "repeats": repeats, "n": min(first.images, second.images)}
 
 
 def unpaired_difference(
     first: CellScores, second: CellScores, metric: str, draws: tuple[Draws, Draws]
 ) -> tuple[Estimate, float]:
-    """Second minus first where each was drawn on its own, and its two-sided p-value.
+    """Second minus first where each has its own images, and its two-sided p-value; NaN where one
+    has a single repeat.
 
     Args:
-        draws: of the first and of the second, by different seeds.
+        draws: of the first and of the second.
     """
     one, other = (
         spread_of(each, metric, own) for each, own in zip((first, second), draws, strict=True)
     )
     found = minus(other, one)
-    return Estimate(found.value, *found.interval()), found.p_value()
+    known = min(len(first.repeats), len(second.repeats)) > 1
+    return Estimate(found.value, *found.interval()), found.p_value() if known else math.nan
 
 
 def minus(one: Spread, other: Spread) -> Spread:
@@ -177,7 +183,8 @@ def minus(one: Spread, other: Spread) -> Spread:
     sd = math.hypot(one.sd, other.sd)
     if sd == 0:
         return Spread(one.value - other.value, np.zeros_like(one.shape), 0.0, one.freedom)
-    shape = (one.sd * one.shape - other.sd * other.shape) / sd
+    # In reverse, as draws of the same number may be of the same seed.
+    shape = (one.sd * one.shape - other.sd * other.shape[::-1]) / sd
     freedom = sd**4 / (one.sd**4 / one.freedom + other.sd**4 / other.freedom)
     return Spread(one.value - other.value, shape, sd, freedom)
 
@@ -194,14 +201,10 @@ def _add_search(
 
 
 def changes(first: Run, second: Run) -> dict[str, tuple[object, object]]:
-    """What the two differ in, of configuration, data and commit: dotted key to both values."""
-    found = {}
-    trees = [dict(_flat(_described(run))) for run in (first, second)]
-    for key in dict.fromkeys([*trees[0], *trees[1]]):
-        values = trees[0].get(key), trees[1].get(key)
-        if values[0] != values[1]:
-            found[key] = values
-    return found
+    """What the two differ in, of configuration, data and commit: dotted key to both values; of
+    what only one has, None is the other's.
+    """
+    return dict(_different(_described(first), _described(second)))
 
 
 def _described(run: Run) -> dict[str, Any]:
@@ -210,12 +213,15 @@ def _described(run: Run) -> dict[str, Any]:
     return config | data | {"commit": run.study.get("commit")}
 
 
-def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value
+def _different(
+    first: Mapping[str, Any], second: Mapping[str, Any], before: str = ""
+) -> Iterator[tuple[str, tuple[object, object]]]:
+    for name in dict.fromkeys([*first, *second]):
+        one, other = first.get(name), second.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _different(one, other, f"{before}{name}.")
+        elif one != other:
+            yield before + name, (one, other)
 
 
 def to_json(compared: Comparison) -> str:
@@ -279,8 +285,6 @@ def _chosen_text(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _difference_text(row: Mapping[Any, Any]) -> str:
-    if row["difference"] == row["low"] == row["high"] == 0:
-        return "the same"
     ends = {"difference_low": row["low"], "difference_high": row["high"]}
     return _interval({**row, **ends}, "difference", "+")
 
@@ -289,4 +293,4 @@ def _interval(row: Mapping[Any, Any], name: str, sign: str = "") -> str:
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if pd.isna(value):
         return "–"
-    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]".replace("-", "−")
+    return minus_signs(f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]")

@@ -1,7 +1,8 @@
 """What is compared with what, and how sure the differences are.
 
 A contrast is a pair of cells of the same ratio, or of linear probes of two kinds of features. A
-difference is decided where its p-value, after Holm over all ratios and contrasts, is under 0.05.
+difference is decided where its p-value, after Holm over all ratios and contrasts, is under 0.05;
+one repeat has no p-value, and decides nothing.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ def verdict(row: Mapping[object, float], learned: bool = True) -> str:
     """
     if row["p_holm"] < SURE:
         return "higher" if row["difference"] > 0 else "lower"
-    if row["low"] <= -SMALL or row["high"] >= SMALL:
+    if row["repeats"] < 2 or row["low"] <= -SMALL or row["high"] >= SMALL:
         return "not decided"
     return "under 2 points" if learned else AT_CHANCE
 
@@ -219,7 +220,7 @@ def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int
 
     Returns:
         The difference of the differences with its p-value, and the two ratios; None where there
-        are not two ratios that share a repeat.
+        are not two ratios that share two repeats.
     """
     of_name = {
         key[1]: each
@@ -230,7 +231,9 @@ def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int
         return None
     few, many = min(of_name), max(of_name)
     both = less(of_name[few], of_name[many])
-    return None if both is None else (*compare(both, compared.draws), few, many)
+    if both is None or len(both.repeats) < 2:
+        return None
+    return (*compare(both, compared.draws), few, many)
 
 
 def less(one: Paired, other: Paired) -> Paired | None:
@@ -241,7 +244,7 @@ def less(one: Paired, other: Paired) -> Paired | None:
     value, drawn = (
         _at(one, kind, shared) - _at(other, kind, shared) for kind in ("value", "drawn")
     )
-    return Paired(value, drawn, shared, one.images)
+    return Paired(value, drawn, shared, one.images, one.metric)
 
 
 def _at(paired: Paired, kind: str, repeats: Sequence[int]) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.load import Run
+from analysis.load import Run, cut_short
 
 UNKNOWN = "node not recorded"
 KINDS = ("encoders", "search", "evaluation")
@@ -21,7 +21,7 @@ class Savings:
     """What stopping trials early saved.
 
     Attributes:
-        trials: that have ended, failed ones left out.
+        trials: that have ended; those that failed or ran out of time are left out.
         stopped: of them, by a rung.
         trained: epochs of all of them.
         saved: epochs that the stopped ones had left. At most so many: without rungs, patience
@@ -46,7 +46,7 @@ def savings(trials: pd.DataFrame, max_epochs: int) -> Savings:
         trials: as ``trials.parquet``.
         max_epochs: ``training.max_epochs``.
     """
-    ended = trials[trials["state"].isin(["COMPLETE", "PRUNED"])]
+    ended = trials[trials["state"].isin(["COMPLETE", "PRUNED"]) & ~cut_short(trials)]
     stopped = ended[ended["state"] == "PRUNED"]
     left = (max_epochs - stopped["epochs"]).clip(lower=0)
     trained = int(ended["epochs"].sum())

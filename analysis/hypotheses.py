@@ -46,8 +46,7 @@ def hypotheses(
             text = _not_asked(run, contrast)
             rows.append((contrast, question, "not asked", text))
             continue
-        needed = power[power["contrast"] == contrast]
-        rows.append((contrast, question, overall(of_contrast), _text(of_contrast, needed)))
+        rows.append((contrast, question, overall(of_contrast), _text(of_contrast, power)))
     few = [_few_labels(compared, name) for _, name in by_recipe(run)]
     rows[1:1] = few or [_few_labels(compared, PRETRAINING)]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -93,7 +92,7 @@ def overall(rows: pd.DataFrame) -> str:
     return "no" if "lower" in found or found == {"under 2 points"} else "not decided"
 
 
-def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
+def _text(rows: pd.DataFrame, power: pd.DataFrame) -> str:
     parts = []
     for verdict, phrase in (("higher", "Yes"), ("lower", "No, it lowers accuracy")):
         chosen = rows[rows["verdict"] == verdict]
@@ -112,17 +111,16 @@ def _text(rows: pd.DataFrame, needed: pd.DataFrame) -> str:
         parts.append(f"At {at} neither is surely better than chance, so that it cannot be told.")
     undecided = rows[rows["verdict"] == "not decided"]
     if len(undecided):
-        parts.append(_undecided(undecided, needed, whole=len(undecided) == len(rows)))
+        parts.append(_undecided(undecided, power, whole=len(undecided) == len(rows)))
     return unbroken(minus(" ".join(parts)))
 
 
-def _undecided(rows: pd.DataFrame, needed: pd.DataFrame, whole: bool) -> str:
+def _undecided(rows: pd.DataFrame, power: pd.DataFrame, whole: bool) -> str:
     start = "Not decided by this data" + ("" if whole else f" at {percents(rows['label_ratio'])}")
     widest = largest(rows)
     which = "largest difference there" if len(rows) > 1 else "difference"
     text = f"{start}; the {which} is {in_points(widest)}, at {widest['label_ratio']:g} % labels."
-    known = needed[needed["label_ratio"] == widest["label_ratio"]]
-    return f"{text} {what_would_decide(known.iloc[0].to_dict())}" if len(known) else text
+    return f"{text} {what_would_decide(power, widest)}".rstrip()
 
 
 def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str, str, str]:
@@ -131,7 +129,10 @@ def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str, str, str]:
     found = change_with_labels(compared, contrast)
     if found is None:
         both = " and ".join(contrast.split("−"))
-        text = f"It takes {both} at two label ratios, one of them surely better than chance."
+        text = (
+            f"It takes {both} at two label ratios, one of the two surely better than chance, and "
+        )
+        text += "two repeats."
         return name, question, "not asked", text
     change, p_value, few, many = found
     values = {"difference": change.value, "low": change.low, "high": change.high}

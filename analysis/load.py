@@ -152,6 +152,15 @@ class Run:
         return str(self.config.get("search", {}).get("metric", "val_f1"))
 
     @property
+    def out_of_time(self) -> bool:
+        """Whether ``search.max_seconds`` ended the search before it was through."""
+        search = self.config.get("search", {})
+        if not search.get("max_seconds") or self.state not in ("COMPLETE", "FAILED"):
+            return False
+        wanted = len(self.cells) * int(search["trials"])
+        return len(self.trials) < wanted or bool(cut_short(self.trials).any())
+
+    @property
     def variants(self) -> list[str]:
         return sorted(str(v) for v in self.config["cells"]["variants"])
 
@@ -324,6 +333,11 @@ class Run:
 
     def _frame(self, name: str) -> pd.DataFrame:
         return read_frame(self.location / f"{name}.parquet", COLUMNS[name])
+
+
+def cut_short(trials: pd.DataFrame) -> pd.Series:
+    """Which trials ``search.max_seconds`` ended, PRUNED with an ``error``: no rung stopped them."""
+    return (trials["state"] == "PRUNED") & trials["error"].notna()
 
 
 CONTROLS = ("random", "pixels")

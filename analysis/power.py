@@ -22,6 +22,7 @@ from analysis.contrasts import SMALL, SURE, Pairs
 from analysis.statistics import Components, components
 
 POWER = 0.8
+ONE_REPEAT = "One repeat says nothing of the spread between seeds: it takes two at least."
 MOST_REPEATS, MOST_IMAGES = 1_000, 1_000_000
 _GRID = (np.arange(200) + 0.5) / 200
 COLUMNS = ["contrast", "label_ratio", "difference", "verdict", "sd_repeats", "sd_images"]
@@ -121,7 +122,8 @@ def power(compared: Pairs, differences: pd.DataFrame) -> pd.DataFrame:
     for (contrast, ratio), paired in compared.found.items():
         if len(paired.repeats) < 2:
             continue
-        found = components(paired.value, paired.drawn, paired.images, compared.draws)
+        least = compared.draws.least[paired.metric]
+        found = components(paired.value, paired.drawn, paired.images, compared.draws, least)
         row = {"contrast": contrast.name, "label_ratio": ratio}
         row |= {"verdict": verdicts[contrast.name, ratio]}
         rows.append(row | _needed(found, float(paired.value.mean()), SURE / open_still))
@@ -151,8 +153,20 @@ def _needed(found: Components, difference: float, level: float) -> dict[str, Any
     }
 
 
-def what_would_decide(row: dict[Any, Any]) -> str:
-    """A row of `analysis.power` as a sentence."""
+def what_would_decide(power: pd.DataFrame, difference: pd.Series) -> str:
+    """What would decide a row of `analysis.contrasts`, as a sentence; empty where not known.
+
+    Args:
+        power: what `power` gave.
+    """
+    if difference["repeats"] < 2:
+        return ONE_REPEAT
+    same = power["contrast"] == difference["contrast"]
+    found = power[same & (power["label_ratio"] == difference["label_ratio"])]
+    return _sentence(found.iloc[0].to_dict()) if len(found) else ""
+
+
+def _sentence(row: dict[Any, Any]) -> str:
     points = f"{100 * row['target']:.1f} points"
     if abs(row["difference"]) < SMALL:
         points = f"a difference of {points}"

@@ -42,7 +42,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Images", counts or "–"),
         ("Data fingerprint", str(data.get("fingerprint", "–"))),
         ("Labels", f"{percents(run.label_ratios)} of train, {tables.validation_note(run)}"),
-        ("Search", f"{search.get('trials', '?')} trials a cell, by validation {metric}"),
+        ("Search", f"{search.get('trials', '?')} trials a cell, by validation {metric}{_cut(run)}"),
         ("Repeats", str(tables.configured_repeats(run))),
         ("Seed", str(config.get("seed", "–"))),
         ("Started", str(run.study.get("started", "–"))),
@@ -51,6 +51,13 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Commit", str(run.study.get("commit") or "–")),
         ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items()) or "–"),
     ]
+
+
+def _cut(run: Run) -> str:
+    if not run.out_of_time:
+        return ""
+    seconds = float(run.config["search"]["max_seconds"])
+    return f"; ended by search.max_seconds after {duration(seconds)}: {len(run.trials):,} trials"
 
 
 def duration(seconds: float) -> str:
@@ -69,10 +76,9 @@ def _cost_grid(run: Run) -> Grid:
         before = ratio
     names = ["<Cell", "Trials", "Complete", "Pruned", "Failed"]
     names += ["Search epochs", "Search s", "Test epochs", "Test s"]
-    caption = (
-        "Cells have the same number of trials, not of epochs or seconds: seconds are of one "
-        "trial’s own time, summed over trials that ran side by side."
-    )
+    caption = "Seconds are of one trial’s own time, summed over trials that ran side by side."
+    if run.trials["cell"].value_counts().nunique() == 1:
+        caption = f"Cells have the same number of trials, not of epochs or seconds. {caption}"
     return Grid("Cost of each cell", names, rows, caption)
 
 

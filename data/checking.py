@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from data.decoding import BadImageError, quiet_decoders, read_file, read_image
 from data.folders import SPLITS, ImageFile, ImageFolder
@@ -20,22 +23,28 @@ class CheckReport:
     Attributes:
         counts: species -> split -> readable images.
         bad: (file, reason) of each file that is no whole image.
-        duplicates: (file, file) of the same split with the same pixels.
+        strays: files that lie in no species' folder, and are passed over.
+        duplicates: (file, file) of the same split and species with the same pixels.
+        conflicts: (file, file) of the same split with the same pixels and another species.
         leaks: (file, file) with the same pixels, the second in another split. The first is in
             the later of train, valid, test.
     """
 
     counts: dict[str, dict[str, int]]
     bad: tuple[tuple[str, str], ...]
+    strays: tuple[str, ...]
     duplicates: tuple[tuple[str, str], ...]
+    conflicts: tuple[tuple[str, str], ...]
     leaks: tuple[tuple[str, str], ...]
 
     def lines(self) -> list[str]:
-        """The report for a terminal: bad files, a table of counts, duplicates, leakage."""
+        """The report for a terminal: bad files, a table of counts, what is there twice."""
         return [
             *(f"bad: {file}: {reason}" for file, reason in self.bad),
+            *(f"passed over: {file}: in no species' folder" for file in self.strays),
             *_table(self.counts),
             *(f"duplicate: {file} is also {other}" for file, other in self.duplicates),
+            *(f"two species: {file} is also {other}" for file, other in self.conflicts),
             *(f"leakage: {file} is also {other}" for file, other in self.leaks),
         ]
 
@@ -59,8 +68,7 @@ def check_images(folder: ImageFolder, workers: int) -> CheckReport:
         else:
             counts[file.species][file.split] += 1
             same[digest].append(file)
-    duplicates, leaks = _repeats(same.values())
-    return CheckReport(counts, tuple(bad), duplicates, leaks)
+    return CheckReport(counts, tuple(bad), folder.strays, *_repeats(same.values()))
 
 
 def _splits_of(folder: ImageFolder) -> tuple[str, ...]:
@@ -81,17 +89,38 @@ def _pixels_hash(where: Location) -> tuple[str, str]:
 _Pairs = tuple[tuple[str, str], ...]
 
 
-def _repeats(groups: Iterable[list[ImageFile]]) -> tuple[_Pairs, _Pairs]:
-    duplicates, leaks = [], []
+def _repeats(groups: Iterable[list[ImageFile]]) -> tuple[_Pairs, _Pairs, _Pairs]:
+    """Duplicates, conflicts, leaks."""
+    duplicates: list[tuple[str, str]] = []
+    conflicts: list[tuple[str, str]] = []
+    leaks: list[tuple[str, str]] = []
     for group in groups:
-        first: dict[str, str] = {}  # split -> the first of the group in it, train before test
+        first: dict[str, ImageFile] = {}  # split -> the first of the group in it, train before test
         for file in sorted(group, key=_split_then_path):
             if file.split in first:
-                duplicates.append((file.path, first[file.split]))
+                twin = first[file.split]
+                kind = duplicates if twin.species == file.species else conflicts
+                kind.append((file.path, twin.path))
             elif first:
-                leaks.append((file.path, next(iter(first.values()))))
-            first.setdefault(file.split, file.path)
-    return tuple(sorted(duplicates)), tuple(sorted(leaks))
+                leaks.append((file.path, next(iter(first.values())).path))
+            first.setdefault(file.split, file)
+    return tuple(sorted(duplicates)), tuple(sorted(conflicts)), tuple(sorted(leaks))
+
+
+def leaked(pixels: npt.NDArray[np.uint8], of_splits: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """How many images of valid and of test have the pixels of one in an earlier split.
+
+    Args:
+        pixels: of all images, (N, H, W, 3).
+        of_splits: indices of the images of train, valid and test.
+    """
+    seen: set[bytes] = set()
+    counts = {}
+    for split in SPLITS:
+        found = [hashlib.blake2b(pixels[i], digest_size=16).digest() for i in of_splits[split]]
+        counts[split] = sum(digest in seen for digest in found)
+        seen.update(found)
+    return {split: counts[split] for split in SPLITS[1:]}
 
 
 def _split_then_path(file: ImageFile) -> tuple[int, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from data.storage import InputError, Location
@@ -16,6 +17,9 @@ SPLITS = ("train", "valid", "test")
 _SPLIT_NAMES = {s: s for s in SPLITS} | {"val": "valid", "validation": "valid"}
 _EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _EXPECTED = "expected train/, valid/ and test/ with a folder per species, or a folder per species"
+
+# What lies in a folder: every folder's relative path ("" is the root) -> the images right in it.
+_Listing = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,14 @@ class ImageFolder:
         layout: "folders" or "pooled".
         species: names, sorted.
         files: sorted by path.
+        strays: paths of images that lie in no species' folder, and are passed over; sorted.
     """
 
     root: Location
     layout: str
     species: tuple[str, ...]
     files: tuple[ImageFile, ...]
+    strays: tuple[str, ...] = ()
 
 
 def find_images(root: Location, split: str = "folders") -> ImageFolder:
@@ -64,7 +70,7 @@ def find_images(root: Location, split: str = "folders") -> ImageFolder:
     Raises:
         InputError: the folder is missing, empty, unreadable or no folder; a split is missing, or
             there twice; fewer than two species; a species with fewer than two images in train/
-            (or in the pool), or one that only valid/ or test/ has.
+            (or in the pool), or one that is not in each of train/, valid/ and test/.
     """
     listing = _list(root)
     split_folders = _split_folders(root, listing)
@@ -74,17 +80,22 @@ def find_images(root: Location, split: str = "folders") -> ImageFolder:
         _require_species(root / split_folders["train"], found["train"])
         for name in ("valid", "test"):
             _require_known(root / split_folders[name], found[name], found["train"])
-        return _image_folder(root, "folders", found)
+        return _image_folder(root, "folders", found, _strays(listing, split_folders.values()))
     pool: dict[str, list[str]] = defaultdict(list)
     for folder in split_folders.values() or [""]:
         for species, paths in _by_species(listing, folder).items():
             pool[species] += paths
     _require_species(root, pool)
-    return _image_folder(root, "pooled", {"": pool})
+    strays = _strays(listing, split_folders.values())
+    return _image_folder(root, "pooled", {"": pool}, strays)
+
+
+def _strays(listing: _Listing, split_folders: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(path for folder in ("", *split_folders) for path in listing[folder]))
 
 
 def _image_folder(
-    root: Location, layout: str, found: dict[str, dict[str, list[str]]]
+    root: Location, layout: str, found: dict[str, dict[str, list[str]]], strays: tuple[str, ...]
 ) -> ImageFolder:
     files = [
         ImageFile(path, species, split)
@@ -93,11 +104,8 @@ def _image_folder(
         for path in paths
     ]
     files.sort(key=lambda file: file.path)
-    return ImageFolder(root, layout, tuple(sorted({f.species for f in files})), tuple(files))
-
-
-# What lies in a folder: every folder's relative path ("" is the root) -> the images right in it.
-_Listing = dict[str, list[str]]
+    species = tuple(sorted({file.species for file in files}))
+    return ImageFolder(root, layout, species, tuple(files), strays)
 
 
 def _list(root: Location) -> _Listing:
@@ -234,3 +242,9 @@ def _require_known(
             )
     if not any(found.values()):
         raise InputError(f"{where}: no image in it; expected a folder per species")
+    for species in sorted(train):
+        if not found.get(species):
+            raise InputError(
+                f"{where / species}: no image; expected one at least of each species in train/, or "
+                "--set data.split=pooled to draw the splits from all images"
+            )

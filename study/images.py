@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from data.checking import leaked
 from data.demo import write_demo
-from data.folders import ImageFolder, find_images
+from data.folders import SPLITS, ImageFolder, find_images
 from data.packing import file_lock, node_cache, pack_images
 from data.species import SPECIES
 from data.storage import InputError, Location
@@ -82,8 +83,30 @@ def prepare(
         config, len(material.rows("train")), lambda ratio: len(material.labelled(ratio))
     )
     study["config"] = config.model_dump(mode="json")
-    study["data"] = describe_data(material) | {"layout": layout}
+    leaks = study["data"].get("leaks") or leaked(
+        material.images.pixels, {split: material.rows(split) for split in SPLITS}
+    )
+    if not study["data"]:
+        _warn(config, folder, leaks)
+    study["data"] = describe_data(material) | {"layout": layout, "leaks": leaks}
     return material, labels
+
+
+def _warn(config: Config, folder: ImageFolder | None, leaks: dict[str, int]) -> None:
+    """Of a new study's images: what is passed over, and what is in two splits."""
+    strays = folder.strays if folder is not None else ()
+    if strays:
+        print(
+            f"{config.data.root}: {len(strays)} image(s) in no species' folder are passed over, "
+            f"{strays[0]} for one",
+            flush=True,
+        )
+    if any(leaks.values()):
+        print(
+            f"warning: {leaks['valid']} valid and {leaks['test']} test images are in an earlier "
+            "split as well, which flatters every score; mariposa data check names them",
+            flush=True,
+        )
 
 
 def begin(run: Location, study: dict[str, Any], labels: list[Row]) -> None:

@@ -118,6 +118,8 @@ def plan(config: Config, out: Location) -> list[str]:
     ratios = ", ".join(
         f"{ratio} % = {counts.labelled(ratio)}" for ratio in sorted(config.cells.label_ratios)
     )
+    limit = config.search.max_seconds
+    cap = f", at most {limit:g} s" if limit is not None else ""
     return [
         f"study       {config.name} in {out / config.name}",
         f"images      {sum(counts.train)} train, {counts.valid} valid, {counts.test} test; "
@@ -126,7 +128,7 @@ def plan(config: Config, out: Location) -> list[str]:
         f"cells       {len(cells)}: {', '.join(cell.name for cell in cells)}",
         f"trials      {trials}, {config.search.trials} a cell; "
         f"lr in [{config.search.lr[0]:g}, {config.search.lr[1]:g}], "
-        f"{config.search.sampler}, {config.search.scheduler}, best {config.search.metric}",
+        f"{config.search.sampler}, {config.search.scheduler}, best {config.search.metric}{cap}",
         f"epochs      at most {most:,} in the search ({images:,} images), fewer by "
         f"{config.search.scheduler} and patience {config.training.patience}; "
         f"at most {len(cells) * repeats * config.training.max_epochs:,} in the final evaluation",

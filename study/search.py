@@ -33,6 +33,8 @@ from study.stopping import Rungs
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 Direction = Literal["maximize", "minimize"]
 GOOD = 25  # of the best trials that a sampler goes on to see: TPE tells no more from the rest
+CUT_SHORT = "search.max_seconds"
+"""The error of a trial that is PRUNED because the time is over, not for its scores."""
 _STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
 
 
@@ -247,7 +249,7 @@ class StudySearch:
         history = self._history.setdefault(trial.trial_id, {})
         epoch = row["epoch"]
         if self.stopped and epoch < self.config.training.max_epochs:
-            self._verdicts[trial.trial_id] = ("PRUNED", None)
+            self._verdicts[trial.trial_id] = ("PRUNED", CUT_SHORT)
         if epoch not in history:
             history[epoch] = row
             self.ledger.put("epochs", {**row, **trial.cell.columns, "trial_id": trial.trial_id})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections import Counter
@@ -41,6 +42,9 @@ from study.search import StudySearch
 from study.tasks import Tasks, one_line
 from study.tuning import run_search
 from study.wandb_server import closing_notice, notice
+
+CAPPED = ".capped"
+"""Of a run whose search `search.max_seconds` ended: the trials a cell that were asked for."""
 
 
 def run_stages(material: Material, address: str | None) -> list[str]:
@@ -108,10 +112,9 @@ class Stages:
         self.pool = EncoderPool(material, ledger, self.capacity)
         self.search = StudySearch(self.config, ledger, self.encoders_are_ready)
         self.database = OptunaFile(material.run)
-        limit = self.config.search.max_seconds
-        self.deadline = None if limit is None else time.monotonic() + limit
-        self.capped = material.run / ".capped"  # holds the trials a cell that were asked for
-        self.search.stopped = limit is not None and self.has_ended()
+        self.deadline = math.inf  # until the search begins
+        self.capped = material.run / CAPPED
+        self.search.stopped = self.config.search.max_seconds is not None and self.has_ended()
         self.failures: dict[str, str] = {}
 
     def run(self) -> list[str]:
@@ -132,16 +135,21 @@ class Stages:
         self.pool.collect()
         if self.ledger.save_if_due():
             self.database.save(self.search.searches.values())
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if time.monotonic() > self.deadline:
             self.end_search()
         self.progress.say_all(self.capacity.waits())
         self.progress.show()
 
     def end_search(self) -> None:
         """At search.max_seconds: for good, unless more trials are asked for."""
+        self.deadline = math.inf
         if not self.search.finished:
             self.search.stopped = True
             self.capped.write_text(str(self.config.search.trials))
+            self.progress.say(
+                f"search.max_seconds ({self.config.search.max_seconds:g} s) is over: no new trial "
+                f"starts, and running ones end with their epoch"
+            )
 
     def has_ended(self) -> bool:
         """Whether the search ended so in an earlier session, and its trials are on record."""
@@ -170,6 +178,8 @@ class Stages:
 
     def pretrain_and_search(self) -> None:
         self.progress.enter("search", self._encoders_in_work)
+        if self.config.search.max_seconds is not None:
+            self.deadline = time.monotonic() + self.config.search.max_seconds
         if not self.search.finished:
             self.pool.want(all_trained_cells(self.config), [None])
         while not self.search.finished:
@@ -321,8 +331,11 @@ class Stages:
         reason = why_no_result(rows)
         if reason is None:
             return
-        if self.search.stopped and not any(row["state"] == "FAIL" for row in rows):
-            self.progress.say(f"{cell.name}: {reason}")  # search.max_seconds asked for it
+        asked_for = self.search.stopped and not any(row["state"] == "FAIL" for row in rows)
+        if self.search.stopped:
+            reason += ", before search.max_seconds was over"
+        if asked_for and any(row["state"] == "COMPLETE" for row in self.ledger.rows("trials")):
+            self.progress.say(f"{cell.name}: {reason}")
         else:
             self.failures[cell.name] = reason
 

@@ -22,7 +22,7 @@ from analysis.contrasts import (
 )
 from analysis.hypotheses import hypotheses
 from analysis.load import Run
-from analysis.power import Deviations, power, power_of, smallest, what_would_decide
+from analysis.power import ONE_REPEAT, Deviations, power, power_of, smallest, what_would_decide
 from analysis.results import Results
 from analysis.statistics import Draws, Paired, compare, score_cells
 
@@ -60,7 +60,7 @@ def test_contrasts_compare_shared_repeats_only(tmp_path: Path) -> None:
 def test_a_verdict_follows_from_the_row(
     difference: float, low: float, high: float, p_holm: float, said: str
 ) -> None:
-    row = {"difference": difference, "low": low, "high": high, "p_holm": p_holm}
+    row = {"difference": difference, "low": low, "high": high, "p_holm": p_holm, "repeats": 3}
     assert verdict(row) == said  # type: ignore[arg-type]
     unlearned = "at chance" if said == "under 2 points" else said
     assert verdict(row, learned=False) == unlearned  # type: ignore[arg-type]
@@ -185,8 +185,23 @@ def test_the_change_with_labels_is_the_difference_of_the_differences(tmp_path: P
     ],
 )
 def test_what_would_decide_is_said_in_words(repeats: object, images: object, said: str) -> None:
-    row = {"difference": 0.01, "target": 0.02, "repeats": 5, "n": 500}
-    assert said in what_would_decide(row | {"repeats_needed": repeats, "images_needed": images})
+    row = {"contrast": "B2−B0", "label_ratio": 10, "difference": 0.01, "repeats": 5, "n": 500}
+    needed = {"target": 0.02, "repeats_needed": repeats, "images_needed": images}
+    assert said in what_would_decide(pd.DataFrame([row | needed]), pd.Series(row))
+
+
+def test_one_repeat_decides_nothing(tmp_path: Path) -> None:
+    """Nothing is known of the spread between seeds, however large the difference, or small."""
+    run = load(write_run(tmp_path / "run", repeats=1))
+    compared = _compared(run)
+    found = contrasts(compared)
+    assert (found["low"] > 0).any()
+    assert set(found["verdict"]) == {"not decided"}
+    assert found[["p", "p_holm"]].isna().all(axis=None)
+    needed = power(compared, found)
+    assert needed.empty
+    assert what_would_decide(needed, found.iloc[0]) == ONE_REPEAT
+    assert change_with_labels(compared, "B2−B0") is None
 
 
 RECIPES = [f"-{letter}" for letter in "abcdefgh"]

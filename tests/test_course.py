@@ -11,17 +11,40 @@ import yaml
 from records_example import write_run
 
 from analysis import load
+from analysis.answer import answer
 from analysis.course import UNKNOWN, busy, max_epochs, rungs, savings, work
+from analysis.results import Results
+from study.search import CUT_SHORT
 from study.stopping import Rungs
 
 
 def test_what_stopping_saved() -> None:
-    states = ["COMPLETE", "PRUNED", "PRUNED", "FAIL", "RUNNING", "COMPLETE"]
-    trials = pd.DataFrame({"state": states, "epochs": [10, 2, 6, 1, 4, 8]})
+    states = ["COMPLETE", "PRUNED", "PRUNED", "FAIL", "RUNNING", "COMPLETE", "PRUNED"]
+    trials = pd.DataFrame({"state": states, "epochs": [10, 2, 6, 1, 4, 8, 3]})
+    trials["error"] = [None, None, None, "OSError", None, None, "search.max_seconds"]
     found = savings(trials, 10)
     assert (found.trials, found.stopped, found.trained, found.saved) == (4, 2, 26, 8 + 4)
     assert found.share == pytest.approx(12 / 38)
     assert np.isnan(savings(trials.head(0), 10).share)
+
+
+def test_a_search_that_ran_out_of_time_says_so(tmp_path: Path) -> None:
+    """What the clock cut short, no rung saved; whoever reads the answer is told."""
+    folder = write_run(tmp_path / "run", ratios=(10,), trials=4, repeats=2, encoders=0)
+    assert not load(folder).out_of_time
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    study["config"]["search"]["max_seconds"] = 90
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    assert not load(folder).out_of_time, "it was through before"
+    trials = pd.read_parquet(folder / "trials.parquet")
+    last = trials.index[-1]
+    trials.loc[last, ["state", "error"]] = ["PRUNED", CUT_SHORT]
+    trials.iloc[1:].to_parquet(folder / "trials.parquet", index=False)
+    results = Results(load(folder))
+    assert results.run.out_of_time
+    count = len(trials)
+    said = f"(90 s), with {count - 1} of {count} trials begun and 1 of them cut short"
+    assert said in answer(results.run, results.table, results.contrasts)[-1]
 
 
 def test_rungs_are_those_that_the_study_judges_by(tmp_path: Path) -> None:

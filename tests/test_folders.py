@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.checking import check_images
+from data.checking import check_images, leaked
 from data.decoding import BadImageError, read_image
 from data.folders import find_images
 from data.storage import InputError, Location
@@ -200,6 +200,13 @@ def test_a_species_that_train_lacks(splits: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_species_of_which_a_split_has_none(splits: Path, split: str) -> None:
+    """Scores that are means over species would be over others than in training."""
+    shutil.rmtree(splits / split / "ATALA")
+    assert refusal(splits).startswith(f"/{split}/ATALA: no image; expected one at least")
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
 def test_a_missing_split_suggests_pooling(splits: Path, split: str) -> None:
     shutil.rmtree(splits / split)
     message = refusal(splits)
@@ -325,6 +332,31 @@ def test_duplicates_and_leakage_are_named(splits: Path) -> None:
         "leakage: test/GREAT JAY/1.png is also train/ATALA/0.png",
         "leakage: valid/ATALA/again.png is also train/ATALA/0.png",
     ]
+
+
+def test_an_image_in_two_species_is_named(splits: Path) -> None:
+    shutil.copy(splits / "train/ATALA/0.png", splits / "train/GREAT JAY/8.png")
+    report = check_images(find_images(Location(splits)), 2)
+    assert report.duplicates == ()
+    said = "two species: train/GREAT JAY/8.png is also train/ATALA/0.png"
+    assert report.lines()[-1] == said
+
+
+def test_images_in_no_species_folder_are_named(splits: Path) -> None:
+    shutil.copy(splits / "train/ATALA/0.png", splits / "train/loose.png")
+    shutil.copy(splits / "train/ATALA/0.png", splits / "loose.png")
+    for split in ("folders", "pooled"):
+        found = find_images(Location(splits), split)
+        assert found.strays == ("loose.png", "train/loose.png")
+        assert not {"loose.png", "train/loose.png"} & {file.path for file in found.files}
+    assert "passed over: loose.png: in no species' folder" in check_images(found, 2).lines()
+
+
+def test_images_of_two_splits_are_counted() -> None:
+    pixels = np.arange(6, dtype=np.uint8).repeat(12).reshape(6, 2, 2, 3)
+    pixels = pixels[[0, 1, 2, 0, 2, 3, 0, 3]]
+    splits = {"train": np.arange(3), "valid": np.arange(3, 6), "test": np.arange(6, 8)}
+    assert leaked(pixels, splits) == {"valid": 2, "test": 2}
 
 
 def test_leakage_between_valid_and_test(splits: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from conftest import SPECIES, draw_image, tiny_tree
 
@@ -24,6 +25,22 @@ def opened(root: Path, out: Path) -> dict[str, Any]:
     begin(run, study, labels)
     written: dict[str, Any] = yaml.safe_load((out / "tiny" / "study.yaml").read_text())
     return written
+
+
+def test_images_of_two_splits_are_said_at_once_and_recorded(
+    tiny_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(tiny_images, images)
+    source = next((images / "train" / SPECIES[0]).iterdir())
+    shutil.copy(source, images / "test" / SPECIES[0] / f"twin{source.suffix}")
+    shutil.copy(source, images / "train" / f"loose{source.suffix}")
+    assert opened(images, out)["data"]["leaks"] == {"valid": 0, "test": 1}
+    said = capsys.readouterr().out
+    assert "warning: 0 valid and 1 test images are in an earlier split as well" in said
+    assert f"1 image(s) in no species' folder are passed over, train/loose{source.suffix}" in said
+    assert opened(images, out)["data"]["leaks"] == {"valid": 0, "test": 1}
+    assert capsys.readouterr().out == "", "once is enough"
 
 
 def test_a_pool_that_is_gone_keeps_its_split(tmp_path: Path) -> None:

@@ -263,10 +263,13 @@ def test_a_finished_study_is_only_reported_again(world: PipelineWorld, undisturb
 def test_a_time_cap_before_any_result(world: PipelineWorld) -> None:
     cap = ("--set", "search.max_seconds=0.001", "--set", "cells.variants=[A]")
     code, out, err = world.run(*world.study("capped", *cap))
-    assert code == 0, err
-    assert "A@50: no trial was completed: 0 failed, 0 pruned" in out
-    study = world.folder / "capped" / "tiny" / "study.yaml"
-    assert yaml.safe_load(study.read_text())["state"] == "COMPLETE"
+    reason = "no trial was completed: 0 failed, 0 pruned, before search.max_seconds was over"
+    assert code == 1
+    assert f"A@50: {reason}" in err
+    assert "search.max_seconds (0.001 s) is over" in out
+    run = world.folder / "capped" / "tiny"
+    assert yaml.safe_load((run / "study.yaml").read_text())["state"] == "FAILED"
+    assert "ended by search.max_seconds (0.001 s), with 0 of 6" in (run / "report.html").read_text()
 
 
 def test_leaderboard_and_predict_read_a_finished_study(
