@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.contrasts import AT_CHANCE, by_recipe
 from analysis.leaderboard import METRIC_NAMES, winners
-from analysis.load import Run, cut_short
+from analysis.load import Run
 from analysis.power import what_would_decide
 from analysis.variants import cell_name, is_best, recipe_of
 from analysis.wording import largest, minus, percents, unbroken
@@ -26,12 +26,11 @@ def answer(
         power: what `analysis.power.power` gave; with it, what is not decided says what would.
     """
     if table.empty or table["test_acc"].isna().all():
-        return [*_without_test(run), *_out_of_time(run)]
+        return _without_test(run)
     pretraining = _pretraining(run, differences, power) + _fine_tuning(run, differences, power)
     unlabelled = _unlabelled(run, differences, power)
     first = pretraining + unlabelled if run.pretrained else unlabelled + pretraining
-    parts = [*first, _levels(run, table), *_chosen_recipes(table), *_out_of_time(run)]
-    parts += _leaks(run)
+    parts = [*first, _levels(run, table), *_chosen_recipes(table)]
     return [unbroken(part) for part in parts]
 
 
@@ -52,29 +51,6 @@ def _without_test(run: Run) -> list[str]:
     else:
         sentences.append("No trial has been completed.")
     return [*sentences, "Whether pretraining helps is not decided by this data."]
-
-
-def _out_of_time(run: Run) -> list[str]:
-    if not run.out_of_time:
-        return []
-    search, cut = run.config["search"], int(cut_short(run.trials).sum())
-    wanted = len(run.cells) * search["trials"]
-    return [
-        f"The search was ended by search.max_seconds ({search['max_seconds']:g} s), with "
-        f"{len(run.trials):,} of {wanted:,} trials begun and {cut:,} of them cut short: what it "
-        "chose may not be the best."
-    ]
-
-
-def _leaks(run: Run) -> list[str]:
-    leaks = run.study["data"].get("leaks") or {}
-    found = [f"{count:,} {split}" for split, count in leaks.items() if count]
-    if not found:
-        return []
-    return [
-        f"Warning: {' and '.join(found)} images are in an earlier split as well, which flatters "
-        "every score; mariposa data check names them."
-    ]
 
 
 def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
@@ -189,7 +165,16 @@ def _levels(run: Run, table: pd.DataFrame) -> str:
     text += f"classifies {_accuracy(rows.loc[most])} of the test images correctly"
     if least != most and least in rows.index:
         text += f"; with {_labels(rows.loc[least])}, {_accuracy(rows.loc[least])}"
-    return text + "."
+    return f"{text}{_guessing(run)}."
+
+
+def _guessing(run: Run) -> str:
+    """What always naming the most frequent species would score, where that is more than 1 / K."""
+    true = run.predictions.drop_duplicates("file")["true"]
+    share, species = true.value_counts(normalize=True).max(), len(run.species)
+    if share * species < 1.5:
+        return ""
+    return f" (always naming the most frequent of the {species} species: {100 * share:.1f} %)"
 
 
 def _chosen_recipes(table: pd.DataFrame) -> list[str]:

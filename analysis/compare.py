@@ -29,8 +29,8 @@ from analysis.statistics import (
     score_cells,
     spread_of,
 )
+from analysis.wording import counted, p_text
 from analysis.wording import minus as minus_signs
-from analysis.wording import p_text
 
 _TEST_NAMES = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precision"}
 _TEST_NAMES |= {"recall": "macro recall", "loss": "loss"}
@@ -262,7 +262,7 @@ def _about(compared: Comparison) -> str:
         return "no cell has a test result in both."
     paired = "paired by test image and seed"
     kind = f"not paired ({compared.unpaired})" if compared.unpaired else paired
-    over = "1 cell" if cells == 1 else f"{cells} cells"
+    over = counted(cells, "cell")
     return f"differences are second − first, {kind}.\np: after Holm over {over}."
 
 

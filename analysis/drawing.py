@@ -8,6 +8,7 @@ that a page can show the same SVG in light and in dark.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 
 from analysis.variants import kind_of, recipe_of
 
@@ -46,8 +48,13 @@ RECIPE_COLOURS = {
 }
 RECIPE_MARKERS = ("P", "X", "v", "<", ">", "*")
 
+# Of other scripts, those that are installed. In SVG the text is text, and the browser finds a font.
+OTHER_FONTS = ["Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans"]
+OTHER_FONTS += ["Microsoft YaHei", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari"]
+warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+
 _STYLE: Any = {
-    "font.family": ["DejaVu Sans"],
+    "font.family": ["DejaVu Sans", *(name for name in OTHER_FONTS if name in get_font_names())],
     "font.size": 8.5,
     "text.color": INK,
     "text.parse_math": False,  # a species may be named $x$

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import CellScores, Draws, spread_of
+from analysis.statistics import CellScores, Draws, above_chance, spread_of
 from analysis.variants import cell_name, is_pretrained, kind_of
 
 BASELINE = "B0"
@@ -25,7 +25,8 @@ COLUMNS += ["needed_high", "saved", "saved_low", "saved_high", "bound", "most"]
 def labels_saved(
     scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int]
 ) -> pd.DataFrame:
-    """`COLUMNS`, docs/RECORDS.md: a row a pair of variants and ratio.
+    """`COLUMNS`, docs/RECORDS.md: a row a pair of variants and ratio at which the pretrained one
+    is surely better than chance; what is not, any labels reach.
 
     Args:
         scores: by cell.
@@ -39,7 +40,7 @@ def labels_saved(
     for variant in pretrained(scores):
         for ratio in sorted(labels):
             cell = scores.get(cell_name(variant, ratio))
-            if cell is not None:
+            if cell is not None and above_chance(cell, draws):
                 key = (variant, BASELINE, ratio, labels[ratio])
                 found = _row(cell, draws, counts, values, drawn, labels[ratio])
                 rows.append((*key, *found, counts[-1]))

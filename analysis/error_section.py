@@ -11,6 +11,7 @@ from analysis import figures
 from analysis.errors import calibration, calibration_error
 from analysis.page import Section, draw, keyed
 from analysis.shown import Shown
+from analysis.wording import counted
 
 
 def errors_section(shown: Shown) -> Section | None:
@@ -22,7 +23,7 @@ def errors_section(shown: Shown) -> Section | None:
     section = Section("errors", "Errors")
     section.text(
         f"Of {cell}, the best variant at the highest label ratio by validation, on the test "
-        f"images, over its {rows['repeat'].nunique()} repeats."
+        f"images, over {counted(rows['repeat'].nunique(), 'repeat')}."
     )
     caption = "What each species’ test images are called, in percent; under 10 % is left out."
     section.figure(draw("confusion", caption, figures.confusion(rows, run.species)))

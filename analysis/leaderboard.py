@@ -52,6 +52,30 @@ def leaderboard(
     return ranked if top is None else ranked.head(top)
 
 
+def so_far(trials: pd.DataFrame, epochs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The trials, with what the RUNNING ones have reached: their epochs, seconds and best epoch.
+
+    Args:
+        trials: as ``trials.parquet``.
+        epochs: as ``epochs.parquet``.
+        metric: val_f1, val_acc or val_loss.
+    """
+    running = trials[trials["state"] == "RUNNING"]
+    own = epochs[epochs["trial_id"].isin(running["trial_id"]) & epochs[metric].notna()]
+    if own.empty:
+        return trials
+    score = own[metric] if ascending(metric) else -own[metric]
+    best = own.assign(score=score).sort_values(["trial_id", "score", "epoch"])
+    best = best.drop_duplicates("trial_id").set_index("trial_id")
+    by_trial = own.groupby("trial_id")
+    known = best[["val_loss", "val_acc", "val_f1"]].assign(
+        best_epoch=best["epoch"], epochs=by_trial["epoch"].max(), seconds=by_trial["seconds"].sum()
+    )
+    found = trials.set_index("trial_id", drop=False)
+    found.loc[known.index, known.columns] = known
+    return found.set_index(trials.index)
+
+
 def sort_by(board: pd.DataFrame, column: str, top: int | None = None) -> pd.DataFrame:
     """The rows of a leaderboard by another column; missing values come last.
 
@@ -146,6 +170,8 @@ def table_lines(
         max(wide, *map(len, column))
         for wide, column in zip(least, zip(*lines, strict=True), strict=True)
     ]
+    if frame.empty:
+        lines.append(["", "no trial yet"])
     return [_cut(_line(line, widest), width) for line in lines]
 
 
@@ -163,7 +189,7 @@ def _line(texts: list[str], widest: list[int]) -> str:
     left = (1, 2, 8)  # trial, state, error; the others are numbers
     cells = [
         text.ljust(wide) if column in left else text.rjust(wide)
-        for column, (text, wide) in enumerate(zip(texts, widest, strict=True))
+        for column, (text, wide) in enumerate(zip(texts, widest, strict=False))
     ]
     return "  ".join(cells).rstrip()
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from analysis.liveness import driver_is_gone
 from analysis.variants import cell_name, is_best, is_pretrained, recipe_of, with_recipe
 from data.sealing import unseal_end
 from data.storage import InputError, Location
@@ -143,8 +144,11 @@ class Run:
 
     @property
     def state(self) -> str:
-        """RUNNING, COMPLETE, INTERRUPTED or FAILED."""
-        return str(self.study.get("state", "RUNNING"))
+        """RUNNING, COMPLETE, INTERRUPTED or FAILED, as far as can be known now: one whose driver
+        was killed had no time to say that it is INTERRUPTED.
+        """
+        state = str(self.study.get("state", "RUNNING"))
+        return "INTERRUPTED" if state == "RUNNING" and driver_is_gone(self.location) else state
 
     @property
     def metric(self) -> str:

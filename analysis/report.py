@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis import page, tables
+from analysis.caveats import caveats
 from analysis.figures import confused_pairs, to_png, to_svg
 from analysis.load import Run, load
 from analysis.results import Results
 from analysis.sections import SECTIONS, headline
 from analysis.shown import Shown
+from analysis.wording import counted
 from data.storage import Location
 
 
@@ -72,7 +74,7 @@ def content(shown: Shown) -> dict[str, Any]:
         "name": run.name,
         "meta": _meta(run),
         "answer": results.answer,
-        "warnings": _warnings(run),
+        "warnings": caveats(run),
         "headline": headline(shown),
         "sections": [section for make in SECTIONS if (section := make(shown)) is not None],
         "thumbnails": shown.thumbnails.style(),
@@ -80,18 +82,9 @@ def content(shown: Shown) -> dict[str, Any]:
 
 
 def _meta(run: Run) -> list[str]:
-    parts = [f"{len(run.cells)} cells, {len(run.trials):,} trials", run.state.lower()]
+    parts = [f"{counted(len(run.cells), 'cell')}, {counted(len(run.trials), 'trial')}"]
+    parts.append(run.state.lower())
     parts.append(f"{len(run.species)} species")
     if run.counts:
         parts.append(", ".join(f"{count:,} {split}" for split, count in run.counts.items()))
     return [*parts, str(run.study.get("started") or "")[:16].replace("T", " ")]
-
-
-def _warnings(run: Run) -> list[str]:
-    found = []
-    if run.state != "COMPLETE":
-        found.append(f"This study is {run.state}: the page shows what its records hold so far.")
-    failed = int((run.trials["state"] == "FAIL").sum())
-    if failed:
-        found.append(f"{failed:,} of {len(run.trials):,} trials failed; the reasons are below.")
-    return found

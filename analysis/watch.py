@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from analysis.leaderboard import STEADY, View, first_line, table_lines
+from analysis.leaderboard import STEADY, View, first_line, so_far, table_lines
 from analysis.load import COLUMNS, Run, load, read_frame
 from data.storage import Location
 
@@ -45,10 +45,14 @@ class Follower:
         study = self._changed("study.yaml")
         if study:
             self.run = load(self.location)
-        trials = self._changed("trials.parquet")
-        if trials or "trials" not in vars(self):
-            self.trials = read_frame(self.location / "trials.parquet", COLUMNS["trials"])
-        return study or trials
+        changed = [self._changed(f"{name}.parquet") for name in ("trials", "epochs")]
+        if any(changed) or "trials" not in vars(self):
+            trials, epochs = (
+                read_frame(self.location / f"{name}.parquet", COLUMNS[name])
+                for name in ("trials", "epochs")
+            )
+            self.trials = so_far(trials, epochs, self.run.metric)
+        return study or any(changed)
 
     @property
     def running(self) -> bool:
@@ -79,7 +83,8 @@ def _version(file: Location) -> object:
 def watch(location: Location, view: View, sleep: Callable[[float], None] = time.sleep) -> None:
     """Show the leaderboard until the study ends, and then once more to stay.
 
-    On a terminal it takes the whole screen; elsewhere each trial is a line when it has ended.
+    On a terminal it takes the whole screen; elsewhere each trial is a line when it has ended, and
+    the board that ``--sort`` and ``--top`` ask for follows at the end.
 
     Raises:
         InputError: as `load` and `sort_by`.
@@ -167,3 +172,6 @@ def _ended_trials(follower: Follower, view: View, sleep: Callable[[float], None]
         sleep(follower.pause)
         follower.look()
     yield header(follower.run, follower.trials, view)
+    if view.sort or view.top:
+        board = view.board(follower.trials, follower.run.metric)
+        yield from table_lines(board, follower.run.metric, _LINE, STEADY)

@@ -15,6 +15,11 @@ def percents(ratios: Sequence[int] | pd.Series) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]} %" if len(names) > 1 else f"{names[0]} %"
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 repeat``, ``1,200 repeats``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def minus(text: str) -> str:
     """Hyphens before a digit as minus signs; what is shown as 0 has no sign."""
     text = re.sub(r"(?<![\w.])[+-](0(?:\.0+)?)(?![\d.])", r"\1", text)

@@ -436,16 +436,24 @@ def config_from(tree: Mapping[str, Any], where: str) -> Config:
 def differences(old: Config, new: Config) -> list[str]:
     """The dotted keys in which two studies of one name differ and must not.
 
-    ``name``, ``resources``, ``tracking`` and a grown ``search.trials`` may differ.
+    ``name``, ``resources``, ``tracking`` and what has `grown` may differ.
     """
     before, after = _flatten(old.model_dump()), _flatten(new.model_dump() | {"name": old.name})
-    if new.search.trials >= old.search.trials:
-        before.pop("search.trials"), after.pop("search.trials")
+    free = ("resources.", "tracking.", *grown(old, new))
     return sorted(
         key
         for key in before.keys() | after.keys()
-        if not key.startswith(("resources.", "tracking.")) and before.get(key) != after.get(key)
+        if not key.startswith(free) and before.get(key) != after.get(key)
     )
+
+
+def grown(old: Config, new: Config) -> list[str]:
+    """Of ``search.trials`` and ``evaluation.repeats``, those that the new study has more of."""
+    found = {
+        "search.trials": new.search.trials > old.search.trials,
+        "evaluation.repeats": new.evaluation.repeats > old.evaluation.repeats,
+    }
+    return [key for key, more in found.items() if more]
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

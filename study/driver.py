@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
+from analysis.liveness import LOCK
 from data.storage import InputError, Location
 
 log = logging.getLogger(__name__)
 
-LOCK = ".driver"  # in the run's folder
 BEAT_SECONDS = 5.0
 SILENCE_SECONDS = 20.0  # after which a driver that has not said goodbye is taken for dead
 
@@ -39,7 +39,7 @@ def only_driver(run: Location) -> Iterator[None]:
         return
     with _opened(run) as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(stream)
         except BlockingIOError:
             raise _is_running(run) from None
         except OSError as error:
@@ -48,6 +48,14 @@ def only_driver(run: Location) -> Iterator[None]:
                 yield
             return
         yield
+
+
+def _lock(stream: IO[str]) -> None:
+    for _ in range(3):  # who only looks (analysis.liveness) holds it for microseconds
+        with suppress(BlockingIOError):
+            return fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    return fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _opened(run: Location) -> IO[str]:

@@ -14,10 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from analysis.liveness import LOCK
 from data.storage import InputError, Location, StorageError
 from study.address import require_reachable
-from study.config import Config, config_from, differences
-from study.driver import LOCK, only_driver
+from study.config import Config, config_from, differences, grown
+from study.driver import only_driver
 from study.images import begin, images_of, prepare, with_pooled_split
 from study.records import Ledger, amiss, is_study, read_study, write_study
 
@@ -87,10 +88,9 @@ def open_study(config: Config, run: Location, found: dict[str, Any] | None) -> d
             f"{run}: a run of that name has another configuration ({changes}); "
             f"expected the same, or another --name"
         )
-    grows = config.search.trials > before.search.trials
     final = config.evaluation
     missing = amiss(run, final.repeats, any(final.noise), final.quantise)
-    if study["state"] != "COMPLETE" or grows or missing:
+    if study["state"] != "COMPLETE" or grown(before, config) or missing:
         study["state"] = "RUNNING"
     study["config"] = config.model_dump(mode="json")
     return study

@@ -283,6 +283,7 @@ def test_what_may_differ_between_two_studies_of_one_name() -> None:
     )
     assert differences(old, changed(search={"trials": 17})) == []
     assert differences(old, changed(search={"trials": 15})) == ["search.trials"]
+    assert differences(old, changed(evaluation={"repeats": 6})) == []
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from analysis.liveness import LOCK
 from data.storage import InputError, Location
 from study import driver
-from study.driver import LOCK, only_driver
+from study.driver import only_driver
 
 pytestmark = pytest.mark.timeout(60)
 

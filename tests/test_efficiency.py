@@ -17,7 +17,8 @@ def _cell(accuracy: float, seed: int) -> CellScores:
     random = np.random.default_rng(seed)
     value = accuracy + np.array([-0.01, 0.0, 0.01])
     drawn = value[:, None] + random.normal(0, 0.01, (3, DRAWS.count))
-    return CellScores((0, 1, 2), 500, {"acc": value}, {"acc": drawn})
+    scores = ({name: each for name in ("acc", "recall")} for each in (value, drawn))
+    return CellScores((0, 1, 2), 500, *scores)
 
 
 def _saved(b0: list[float], b2: list[float]) -> dict[int, dict[str, object]]:
@@ -45,6 +46,12 @@ def test_more_than_there_are_and_fewer_than_were_studied_are_answers() -> None:
     assert rows[10]["bound"] == "at most"
     assert rows[10]["needed"] == 100
     assert rows[10]["saved"] == 0
+
+
+def test_what_did_not_learn_saves_no_labels() -> None:
+    """Chance, 5 % of 20 species, is reached with any labels."""
+    rows = _saved([0.3, 0.4, 0.5, 0.6], [0.05, 0.06, 0.5, 0.6])
+    assert set(rows) == {50, 100}
 
 
 def test_without_a_curve_there_is_no_row() -> None:

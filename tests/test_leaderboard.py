@@ -17,7 +17,16 @@ from conftest import REPOSITORY
 from records_example import write_run
 
 from analysis import load
-from analysis.leaderboard import View, leaderboard, render, sort_by, to_csv, to_json, winners
+from analysis.leaderboard import (
+    View,
+    leaderboard,
+    render,
+    so_far,
+    sort_by,
+    to_csv,
+    to_json,
+    winners,
+)
 from analysis.watch import watch
 from data.storage import InputError, Location
 from study.cli import main
@@ -50,6 +59,21 @@ def test_best_first_ties_by_loss_unfinished_and_failed_last() -> None:
     assert _order("val_f1") == ["2", "5", "3", "1", "4", "0"]
     assert _order("val_loss") == ["2", "3", "1", "5", "4", "0"]
     assert list(leaderboard(TRIALS, "val_f1", top=3)["rank"]) == [1, 2, 3]
+
+
+def test_a_running_trial_shows_what_it_has_reached() -> None:
+    rows = [("A@10-4", 1, 0.2, 2.0), ("A@10-4", 2, 0.4, 1.6), ("A@10-4", 3, 0.4, 1.5)]
+    rows += [("A@10-4", 4, 0.3, 1.4), ("A@10-1", 1, 0.1, 3.0)]
+    epochs = pd.DataFrame(rows, columns=["trial_id", "epoch", "val_f1", "val_loss"])
+    epochs = epochs.assign(val_acc=epochs["val_f1"] + 0.1, seconds=2.0)
+    began = {"epochs": 0, "best_epoch": None, "val_f1": None, "val_loss": None, "seconds": 0.0}
+    trials = pd.DataFrame([_trial("1", "COMPLETE", 0.5, 1.2), _trial("4", "RUNNING", 0, 0) | began])
+    found = so_far(trials, epochs, "val_f1")
+    reached = found.iloc[1][["epochs", "best_epoch", "val_f1", "val_acc", "val_loss", "seconds"]]
+    assert list(reached) == [4, 2, 0.4, 0.5, 1.6, 8]
+    assert so_far(trials, epochs, "val_loss").iloc[1]["best_epoch"] == 4
+    pd.testing.assert_series_equal(found.iloc[0], trials.iloc[0], check_dtype=False)
+    assert "no trial yet" in render(leaderboard(trials.head(0), "val_f1"), "val_f1")
 
 
 def test_a_winner_is_complete(tmp_path: Path) -> None:

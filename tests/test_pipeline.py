@@ -7,6 +7,7 @@ one whose driver is killed and that is then resumed, and one in which trials fai
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -260,6 +261,24 @@ def test_a_finished_study_is_only_reported_again(world: PipelineWorld, undisturb
     assert "training.max_epochs" in err
 
 
+def test_a_finished_study_can_have_more_repeats(world: PipelineWorld, undisturbed: Path) -> None:
+    """Nothing else is trained again, and what was there stays as it was."""
+    run = world.folder / "more" / "tiny"
+    shutil.copytree(undisturbed.parent, run.parent)
+    code, _, err = world.run(*world.study("more", "--set", "evaluation.repeats=3"))
+    assert code == 0, err
+    before, after = (pd.read_parquet(each / "evaluations.parquet") for each in (undisturbed, run))
+    kept = after[after["repeat"] < 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, before)
+    assert after.groupby("cell")["repeat"].apply(list).map(sorted).tolist() == [[0, 1, 2]] * 8
+    trials = [pd.read_parquet(each / "trials.parquet") for each in (undisturbed, run)]
+    pd.testing.assert_frame_equal(*trials)
+    assert set(pd.read_csv(run / "table_i.csv")["repeats"]) == {3}
+    code, _, err = world.run(*world.study("more", "--set", "evaluation.repeats=2"))
+    assert code == 2
+    assert "evaluation.repeats: 3 there, 2 here" in err
+
+
 def test_a_time_cap_before_any_result(world: PipelineWorld) -> None:
     cap = ("--set", "search.max_seconds=0.001", "--set", "cells.variants=[A]")
     code, out, err = world.run(*world.study("capped", *cap))
@@ -269,7 +288,8 @@ def test_a_time_cap_before_any_result(world: PipelineWorld) -> None:
     assert "search.max_seconds (0.001 s) is over" in out
     run = world.folder / "capped" / "tiny"
     assert yaml.safe_load((run / "study.yaml").read_text())["state"] == "FAILED"
-    assert "ended by search.max_seconds (0.001 s), with 0 of 6" in (run / "report.html").read_text()
+    told = (run / "report.html").read_text()
+    assert "ended by search.max_seconds (0.001 s): 0 of 6 trials began" in told
 
 
 def test_leaderboard_and_predict_read_a_finished_study(
