@@ -59,6 +59,8 @@ def label_efficiency(table: pd.DataFrame) -> Figure:
             axes.plot(labels, rows["test_acc"], marker, ls="-", ms=5, color=colour, label=name)
         axes.set_xscale("log")
         _label_ticks(axes, known)
+        if len(known) and not several:  # or the points would lie at the ends of the axis
+            axes.set_xlim(known["labels"].iloc[0] / 1.6, known["labels"].iloc[0] * 1.6)
         axes.set_xlabel("labelled training images")
         axes.set_ylabel("test accuracy")
         horizontal_grid(axes)

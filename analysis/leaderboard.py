@@ -199,8 +199,10 @@ def _cut(text: str, length: int) -> str:
 
 
 def number(value: float, form: str) -> str:
-    """A number, or an empty string where it is missing."""
-    return "" if pd.isna(value) else format(value, form)
+    """A number, or an empty string where it is missing; a huge one by its exponent."""
+    if pd.isna(value):
+        return ""
+    return format(value, form if abs(value) < 1e7 else ".1e")
 
 
 def epochs(row: Mapping[Any, Any]) -> str:

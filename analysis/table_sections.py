@@ -11,6 +11,7 @@ from analysis import charts, tables
 from analysis.cells import grouped, p_value, points, ratio, value, verdict, with_interval, word
 from analysis.load import Run
 from analysis.page import Cell, Grid, Section
+from analysis.paper import SPECIES
 from analysis.shown import Shown
 from analysis.variants import cell_name
 from analysis.wording import minus
@@ -30,7 +31,8 @@ def table_section(shown: Shown) -> Section:
     names += ["lr", "Epochs", "Seconds", "n", "Repeats"]
     section.table(Grid("Table I", names, rows, tables.caption(run)))
     section.note(_conditional(run, shown.results.scored[1].count))
-    _add_paper(section, shown.results.paper)
+    if len(shown.run.species) == SPECIES:
+        _add_paper(section, shown.results.paper)
     return section
 
 

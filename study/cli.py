@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -309,6 +310,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="mariposa",
         description="How many labels do I need, and does pretraining on my unlabelled images help?",
     )
+    parser.add_argument("--version", action="version", version=f"mariposa {version('mariposa')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="a whole study: encoders, search, evaluation, report")

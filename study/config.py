@@ -319,7 +319,7 @@ class Config(Section):
         name = recipe_of(variant)
         if name == BEST and not self.encoders:
             raise ValueError(f"cells.variants: found {variant!r}, expected recipes in encoders")
-        if name and name != BEST and name not in self.encoders:
+        if name != BEST and name not in self.encoders and variant != kind_of(variant):
             known = ", ".join(self.encoders) or "none"
             raise ValueError(
                 f"cells.variants: found {variant!r}, expected a recipe of encoders ({known}) "

@@ -89,6 +89,20 @@ def test_two_that_name_one_species_for_all_are_no_evidence_that_they_are_alike(
     assert "cannot be judged at 10 % labels, where neither is surely better than chance" in sentence
 
 
+def test_where_species_are_uneven_the_answer_says_what_naming_one_of_them_scores(
+    tmp_path: Path,
+) -> None:
+    folder = write_run(tmp_path / "run", ratios=(10,), trials=2, encoders=0)
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    assert "always naming" not in Results(load(folder)).answer[-1]
+    many = predictions["file"].isin(predictions["file"].unique()[::2])
+    predictions.loc[many, "true"] = "Map"
+    predictions.to_parquet(folder / "predictions.parquet", index=False)
+    share = predictions.drop_duplicates("file")["true"].eq("Map").mean()
+    said = f"(always naming the most frequent of the 20 species: {100 * share:.1f} %)"
+    assert said in Results(load(folder)).answer[-1].replace("\xa0", " ")
+
+
 def test_numbers_in_words() -> None:
     assert percents([25, 10, 50]) == "10, 25 and 50 %"
     assert percents([10]) == "10 %"

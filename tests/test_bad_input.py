@@ -242,6 +242,7 @@ def test_a_pooled_split_that_wants_more_than_there_is(
         (["nowhere.yaml"], "nowhere.yaml: found no preset or file of that name"),
         (["smoke", "--set", "search.trial=3"], "did you mean search.trials?"),
         (["smoke", "--set", "cells.variants=[A, B7]"], "cells.variants.1: found 'B7'"),
+        (["smoke", "--set", "cells.variants=[A, B2-]"], "found 'B2-', expected a recipe"),
         (["smoke", "--set", "search.trials=many"], "search.trials: found 'many'"),
         (["smoke", "--set", "search.trials=0"], "search.trials: found 0"),
         (["smoke", "--set", "search.lr=[0, 1]"], "search.lr.0: found 0"),
