@@ -37,9 +37,9 @@ def _out_of_time(run: Run) -> Iterator[str]:
 
 def _leaks(run: Run) -> Iterator[str]:
     leaks = run.study["data"].get("leaks") or {}
-    found = [f"{count:,} {split}" for split, count in leaks.items() if count]
-    if found:
-        yield (
-            f"{' and '.join(found)} images are in an earlier split as well, which flatters every "
-            "score; mariposa data check names them."
-        )
+    for split, count in leaks.items():
+        if count:
+            yield (
+                f"Of {split}, {counted(count, 'image')} in an earlier split as well: that flatters "
+                "every score."
+            )

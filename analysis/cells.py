@@ -52,7 +52,9 @@ def ratio(row: Values, key: str, labels: object = None) -> Cell:
 def p_value(row: Values, name: str, key: str) -> Cell:
     """A p-value, as ``< 0.001`` where it is smaller."""
     found = row[name]
-    text: str = NONE if pd.isna(found) else p_text(found).replace(" ", "\xa0")
+    if pd.isna(found):
+        return Cell(NONE)
+    text = p_text(found).replace(" ", "\xa0")
     return Cell(text, key=f"{key} {name}")
 
 

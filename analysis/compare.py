@@ -123,7 +123,7 @@ def _scored_together(first: Run, second: Run) -> tuple[Scored, Scored]:
 
 
 def _scored_apart(first: Run, second: Run) -> tuple[Scored, Scored]:
-    """Each as its own report has it."""
+    """Each on draws of its own test images."""
     return (
         score_cells(first.predictions, first.species),
         score_cells(second.predictions, second.species),
@@ -257,13 +257,15 @@ def render(compared: Comparison) -> str:
 
 def _about(compared: Comparison) -> str:
     """What the differences are, and their p-values."""
-    cells = int(compared.table["p"].notna().sum())
-    if not cells:
+    if compared.table["difference"].isna().all():
         return "no cell has a test result in both."
+    cells = int(compared.table["p"].notna().sum())
     paired = "paired by test image and seed"
     kind = f"not paired ({compared.unpaired})" if compared.unpaired else paired
-    over = counted(cells, "cell")
-    return f"differences are second − first, {kind}.\np: after Holm over {over}."
+    about = f"differences are second − first, {kind}."
+    if not cells:
+        return f"{about}\nNo p: it takes two repeats in both."
+    return f"{about}\np: after Holm over {counted(cells, 'cell')}."
 
 
 def _cut(value: object) -> str:

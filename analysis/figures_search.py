@@ -37,6 +37,7 @@ from analysis.drawing import (
     variant_styles,
 )
 from analysis.leaderboard import METRIC_NAMES
+from analysis.load import cut_short
 
 _MOST_CURVES = 60  # a cell; more cannot be told apart, and make a page heavy
 _MOST_POINTS = 100  # a cell and kind as shapes; more are an image
@@ -147,13 +148,15 @@ class _Fate:
 
 def _fates(trials: pd.DataFrame, rungs: Sequence[int]) -> list[tuple[_Fate, pd.DataFrame]]:
     """Trials by how they ended: at each rung, by themselves, or by an error."""
-    stopped = trials[trials["state"] == "PRUNED"]
+    late = cut_short(trials)
+    stopped = trials[(trials["state"] == "PRUNED") & ~late]
     at = np.searchsorted(np.asarray(rungs), stopped["epochs"], side="right")
     found = []
     for number in range(len(rungs) + 1):
         name = f"stopped at epoch {rungs[number - 1]}" if number else "stopped early"
         size = 2.6 + 2.4 * number / max(len(rungs), 1)
         found.append((_Fate(name, "v", ORANGE, size, False), stopped[at == number]))
+    found.append((_Fate("out of time", "s", GREY, 3.4, False), trials[late]))
     ends = (("COMPLETE", "complete", "o", BLUE, 3.6), ("FAIL", "failed", "x", RED, 4.0))
     for state, name, marker, colour, size in ends:
         fate = _Fate(name, marker, colour, size, True)
@@ -255,7 +258,7 @@ def _line_handles(trials: pd.DataFrame, rungs: Sequence[int]) -> list[Line2D]:
 def _epochs_saved(axes: Axes, epochs: pd.DataFrame, trials: pd.DataFrame, max_epochs: int) -> None:
     ended = epochs["ended"].to_numpy()
     trained = np.arange(1, len(ended) + 1)
-    stopped = trials.loc[trials["state"] == "PRUNED", "trial_id"]
+    stopped = trials.loc[(trials["state"] == "PRUNED") & ~cut_short(trials), "trial_id"]
     last = epochs.drop_duplicates("trial_id", keep="last")
     left = (max_epochs - last["epoch"]).where(last["trial_id"].isin(stopped), 0).clip(lower=0)
     saved = left.reindex(epochs.index, fill_value=0).to_numpy().cumsum()

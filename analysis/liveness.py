@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import fcntl
+import socket
+from contextlib import suppress
+from pathlib import Path
 
 from data.storage import Location
 
 LOCK = ".driver"
-"""In the run's folder: locked by the study's driver (`study.driver`)."""
+"""In the run's folder: locked by the study's driver (`study.driver`), and says on which machine."""
+
+
+def this_machine() -> str:
+    """Names this boot of this machine, or this container."""
+    boot = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{socket.gethostname()} {boot}"
 
 
 def driver_is_gone(run: Location) -> bool:
-    """Whether a driver held the lock of a local run, and none does now: it was killed.
+    """Whether a driver on this machine held the lock of a run, and none does now: it was killed.
 
-    False as well where that cannot be known: on an object store, or a share without locks.
+    False as well where that cannot be known: on an object store, a share without locks, or where
+    the driver is another machine's, as locks do not reach everywhere.
     """
     if not run.is_local:
         return False
     try:
         with (run.local / LOCK).open() as stream:
-            if stream.read(1):  # a sign of life, as there are no locks
+            if stream.read() != this_machine():
                 return False
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:  # held, or not there

@@ -144,11 +144,8 @@ class Run:
 
     @property
     def state(self) -> str:
-        """RUNNING, COMPLETE, INTERRUPTED or FAILED, as far as can be known now: one whose driver
-        was killed had no time to say that it is INTERRUPTED.
-        """
-        state = str(self.study.get("state", "RUNNING"))
-        return "INTERRUPTED" if state == "RUNNING" and driver_is_gone(self.location) else state
+        """RUNNING, COMPLETE, INTERRUPTED or FAILED, when it was loaded."""
+        return str(self.study.get("state", "RUNNING"))
 
     @property
     def metric(self) -> str:
@@ -158,11 +155,7 @@ class Run:
     @property
     def out_of_time(self) -> bool:
         """Whether ``search.max_seconds`` ended the search before it was through."""
-        search = self.config.get("search", {})
-        if not search.get("max_seconds") or self.state not in ("COMPLETE", "FAILED"):
-            return False
-        wanted = len(self.cells) * int(search["trials"])
-        return len(self.trials) < wanted or bool(cut_short(self.trials).any())
+        return is_capped(self.location, int(self.config.get("search", {}).get("trials", 0)))
 
     @property
     def variants(self) -> list[str]:
@@ -242,8 +235,15 @@ class Run:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A row a trial; ``val_*`` are of the epoch with the best `metric`."""
-        return self._frame("trials")
+        """A row a trial; ``val_*`` are of the epoch with the best `metric`, so far where it is
+        RUNNING, which none is but in a study that is.
+        """
+        trials = self._frame("trials")
+        if self.state != "RUNNING":
+            return trials[trials["state"] != "RUNNING"].reset_index(drop=True)
+        from analysis.leaderboard import so_far
+
+        return so_far(trials, self.epochs, self.metric)
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
@@ -339,9 +339,19 @@ class Run:
         return read_frame(self.location / f"{name}.parquet", COLUMNS[name])
 
 
+def is_capped(run: Location, trials: int) -> bool:
+    """Whether ``search.max_seconds`` ended a search for so many trials a cell."""
+    file = run / CAPPED
+    return file.is_file() and file.read_text().strip() == str(trials)
+
+
 def cut_short(trials: pd.DataFrame) -> pd.Series:
     """Which trials ``search.max_seconds`` ended, PRUNED with an ``error``: no rung stopped them."""
     return (trials["state"] == "PRUNED") & trials["error"].notna()
+
+
+CAPPED = ".capped"
+"""In a run whose search ``search.max_seconds`` ended: the trials a cell that were asked for."""
 
 
 CONTROLS = ("random", "pixels")
@@ -360,11 +370,18 @@ def load(run: str | Path | Location) -> Run:
     """
     import yaml
 
+    def parse(content: bytes) -> Any:
+        return yaml.safe_load(content.decode("utf-8"))
+
     location = Location(run)
     file = location / "study.yaml"
     if not file.is_file():
         raise InputError(f"{location}: no study.yaml in it; expected the folder of a run")
-    study = _read(file, lambda content: yaml.safe_load(content.decode("utf-8")))
+    study = _read(file, parse)
+    if isinstance(study, dict) and study.get("state") == "RUNNING" and driver_is_gone(location):
+        study = _read(file, parse)  # it may have ended just now, and said so before it let go
+        if study.get("state") == "RUNNING":
+            study["state"] = "INTERRUPTED"  # killed: it had no time to say so
     config = study.get("config") if isinstance(study, dict) else None
     cells = config.get("cells") if isinstance(config, dict) else None
     if not isinstance(cells, dict) or not {"variants", "label_ratios"} <= set(cells):

@@ -2,8 +2,8 @@
 
 What decides is how much accuracy noise costs (`analysis.robustness`), not the accuracy in noise,
 in which a better classifier would win whatever its encoder. A classifier near chance has little
-to lose, so the text says which is right more often in noise, too; and what is at chance in noise is
-not called the more robust.
+to lose, so the text says which is right more often in noise, too; and what is no better than chance
+in noise is not called the more robust.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.contrasts import AT_CHANCE
 from analysis.hypotheses import COLUMNS, overall
 from analysis.load import Run
+from analysis.power import ONE_REPEAT
 from analysis.wording import in_points, largest, minus, unbroken
 
 _OTHERS = {"plain": "plainly pretrained ones", "none": "no pretraining"}
@@ -114,7 +115,7 @@ def _decided(
 def _at_chance(count: int, total: int) -> str:
     return (
         f"In {count} of {total} comparisons it cannot be told: what loses less there, or both, is "
-        "at chance in noise and had no more to lose."
+        "not surely better than chance in noise, and had no more to lose."
     )
 
 
@@ -126,6 +127,7 @@ def _open(changes: pd.DataFrame) -> str:
     return (
         f"Not decided by this data; the largest difference: {_where(most)} noise changes the "
         f"accuracy of {most['one']} by {in_points(most)} compared with that of {most['other']}."
+        + (f" {ONE_REPEAT}" if most["repeats"] < 2 else "")
     )
 
 

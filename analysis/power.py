@@ -4,7 +4,8 @@ The variance of a paired difference over R repeats and N test images, both rando
 
     V(R, N) = s_repeats² / R + s_images² / N + s_both² / (R N)
 
-(Westfall, Kenny & Judd, J. Exp. Psychol. Gen. 143, 2014, for participants and stimuli). The power
+(Westfall, Kenny & Judd, J. Exp. Psychol. Gen. 143, 2014, for participants and stimuli), what is
+of images no less than `analysis.statistics.least_variance`. The power
 is that of a two-sided t test with the degrees of freedom of `analysis.statistics.Components`, by
 the noncentral t. It has a ceiling in each factor: with few images, no number of repeats suffices.
 """
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.contrasts import SMALL, SURE, Pairs
-from analysis.statistics import Components, components
+from analysis.statistics import Components, components, least_variance
 
 POWER = 0.8
 ONE_REPEAT = "One repeat says nothing of the spread between seeds: it takes two at least."
@@ -45,14 +46,17 @@ class Deviations:
 
     def variance(self, repeats: float, images: float) -> float:
         """V(R, N)."""
-        own, crossed = self.repeats**2 / repeats, self.both**2 / (repeats * images)
-        return own + self.images**2 / images + crossed
+        return self.repeats**2 / repeats + self._of_images(repeats, images)
+
+    def _of_images(self, repeats: float, images: float) -> float:
+        found = self.images**2 / images + self.both**2 / (repeats * images)
+        return max(found, least_variance(images))
 
     def freedom(self, repeats: float, images: float, kinds: int) -> float:
         """Degrees of freedom of V(R, N), Satterthwaite."""
         crossed = self.both**2 / (repeats * images)
         of_repeats = (self.repeats**2 / repeats + crossed) ** 2 / (repeats - 1)
-        of_images = (self.images**2 / images + crossed) ** 2 / max(images - kinds, 1)
+        of_images = self._of_images(repeats, images) ** 2 / max(images - kinds, 1)
         parts = of_repeats + of_images
         return self.variance(repeats, images) ** 2 / parts if parts > 0 else repeats - 1
 
@@ -122,8 +126,7 @@ def power(compared: Pairs, differences: pd.DataFrame) -> pd.DataFrame:
     for (contrast, ratio), paired in compared.found.items():
         if len(paired.repeats) < 2:
             continue
-        least = compared.draws.least[paired.metric]
-        found = components(paired.value, paired.drawn, paired.images, compared.draws, least)
+        found = components(paired.value, paired.drawn, paired.images, compared.draws)
         row = {"contrast": contrast.name, "label_ratio": ratio}
         row |= {"verdict": verdicts[contrast.name, ratio]}
         rows.append(row | _needed(found, float(paired.value.mean()), SURE / open_still))

@@ -77,7 +77,8 @@ def _cost_grid(run: Run) -> Grid:
     names = ["<Cell", "Trials", "Complete", "Pruned", "Failed"]
     names += ["Search epochs", "Search s", "Test epochs", "Test s"]
     caption = "Seconds are of one trial’s own time, summed over trials that ran side by side."
-    if run.trials["cell"].value_counts().nunique() == 1:
+    counts = run.trials["cell"].value_counts()
+    if len({int(counts.get(cell, 0)) for cell, _, _ in run.cells}) == 1:
         caption = f"Cells have the same number of trials, not of epochs or seconds. {caption}"
     return Grid("Cost of each cell", names, rows, caption)
 

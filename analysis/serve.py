@@ -68,8 +68,9 @@ class LivePage:
 
     def _look(self) -> None:
         begun = time.monotonic()
+        version = fingerprint(self._run)
         run = load(self._run)
-        version = fingerprint(self._run) + run.state.encode()
+        version += run.state.encode()
         if version != self._version and not (self.html and _about_to_report(run)):
             found = content(Shown(Results(run))) | {"live": True, "version": version.decode()}
             self.html = page.render(found).encode()

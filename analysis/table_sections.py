@@ -11,7 +11,6 @@ from analysis import charts, tables
 from analysis.cells import grouped, p_value, points, ratio, value, verdict, with_interval, word
 from analysis.load import Run
 from analysis.page import Cell, Grid, Section
-from analysis.paper import SPECIES
 from analysis.shown import Shown
 from analysis.variants import cell_name
 from analysis.wording import minus
@@ -31,8 +30,7 @@ def table_section(shown: Shown) -> Section:
     names += ["lr", "Epochs", "Seconds", "n", "Repeats"]
     section.table(Grid("Table I", names, rows, tables.caption(run)))
     section.note(_conditional(run, shown.results.scored[1].count))
-    if len(shown.run.species) == SPECIES:
-        _add_paper(section, shown.results.paper)
+    _add_paper(section, shown.results.paper)
     return section
 
 

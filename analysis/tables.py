@@ -130,6 +130,8 @@ def reason(run: Run, cell: str) -> str | None:
     finished = len(trials) - states.get("RUNNING", 0)
     if len(trials) and states.get("FAIL", 0) == len(trials):
         return f"all {len(trials)} trials failed: {common_error(trials)}"
+    if finished < total and run.out_of_time:
+        return f"search.max_seconds was over: {finished} of {total} trials begun"
     if finished < total:
         return f"search not finished: {finished} of {total} trials"
     if not states.get("COMPLETE"):

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from analysis.leaderboard import STEADY, View, first_line, so_far, table_lines
-from analysis.load import COLUMNS, Run, load, read_frame
+from analysis.leaderboard import STEADY, View, first_line, table_lines
+from analysis.liveness import driver_is_gone
+from analysis.load import Run, load
 from data.storage import Location
 
 SECONDS = 2.0  # between two looks at a local run
@@ -43,16 +44,12 @@ class Follower:
     def look(self) -> bool:
         """Read what has changed; whether anything has."""
         study = self._changed("study.yaml")
-        if study:
-            self.run = load(self.location)
         changed = [self._changed(f"{name}.parquet") for name in ("trials", "epochs")]
-        if any(changed) or "trials" not in vars(self):
-            trials, epochs = (
-                read_frame(self.location / f"{name}.parquet", COLUMNS[name])
-                for name in ("trials", "epochs")
-            )
-            self.trials = so_far(trials, epochs, self.run.metric)
-        return study or any(changed)
+        killed = not study and self.running and driver_is_gone(self.location)
+        if study or killed or any(changed):
+            self.run = load(self.location)
+            self.trials = self.run.trials
+        return study or killed or any(changed)
 
     @property
     def running(self) -> bool:

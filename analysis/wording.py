@@ -22,7 +22,7 @@ def counted(number: int, thing: str) -> str:
 
 def minus(text: str) -> str:
     """Hyphens before a digit as minus signs; what is shown as 0 has no sign."""
-    text = re.sub(r"(?<![\w.])[+-](0(?:\.0+)?)(?![\d.])", r"\1", text)
+    text = re.sub(r"(?<![\w.])[+-](0(?:\.0+)?)(?!\d|\.\d)", r"\1", text)
     return re.sub(r"-(?=[\d.])", "−", text)
 
 

@@ -107,20 +107,27 @@ def _repeats(groups: Iterable[list[ImageFile]]) -> tuple[_Pairs, _Pairs, _Pairs]
     return tuple(sorted(duplicates)), tuple(sorted(conflicts)), tuple(sorted(leaks))
 
 
-def leaked(pixels: npt.NDArray[np.uint8], of_splits: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """How many images of valid and of test have the pixels of one in an earlier split.
+def leaked(
+    pixels: npt.NDArray[np.uint8], of_splits: Mapping[str, np.ndarray]
+) -> dict[str, list[tuple[int, int]]]:
+    """Which images of valid and of test have the pixels of one in an earlier split.
 
     Args:
         pixels: of all images, (N, H, W, 3).
         of_splits: indices of the images of train, valid and test.
+
+    Returns:
+        For valid and test, (image, the one in an earlier split), as indices.
     """
-    seen: set[bytes] = set()
-    counts = {}
+    seen: dict[bytes, int] = {}
+    twins = {}
     for split in SPLITS:
-        found = [hashlib.blake2b(pixels[i], digest_size=16).digest() for i in of_splits[split]]
-        counts[split] = sum(digest in seen for digest in found)
-        seen.update(found)
-    return {split: counts[split] for split in SPLITS[1:]}
+        found = [
+            (hashlib.blake2b(pixels[i], digest_size=16).digest(), int(i)) for i in of_splits[split]
+        ]
+        twins[split] = [(image, seen[digest]) for digest, image in found if digest in seen]
+        seen |= dict(found)
+    return {split: twins[split] for split in SPLITS[1:]}
 
 
 def _split_then_path(file: ImageFile) -> tuple[int, str]:

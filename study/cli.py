@@ -166,7 +166,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from analysis.leaderboard import View, render, so_far, to_csv, to_json
+    from analysis.leaderboard import View, render, to_csv, to_json
     from analysis.load import load
 
     location = _run_location(options.run)
@@ -177,7 +177,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
     view = View(options.cell, options.top, options.sort)
     if options.watch:
         return _watch(location, view)
-    board = view.board(so_far(run.trials, run.epochs, run.metric), run.metric)
+    board = view.board(run.trials, run.metric)
     if options.json:
         print(to_json(board))
     elif options.csv:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from analysis.liveness import LOCK
+from analysis.liveness import LOCK, this_machine
 from data.storage import InputError, Location
 
 log = logging.getLogger(__name__)
@@ -47,15 +47,22 @@ def only_driver(run: Location) -> Iterator[None]:
             with _signs_of_life(run):
                 yield
             return
+        stream.truncate(0)
+        stream.write(this_machine())
+        stream.flush()
         yield
 
 
 def _lock(stream: IO[str]) -> None:
-    for _ in range(3):  # who only looks (analysis.liveness) holds it for microseconds
-        with suppress(BlockingIOError):
-            return fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.05)
-    return fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Lock it, or raise BlockingIOError: who only looks (`analysis.liveness`) holds it briefly."""
+    for _ in range(3):
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return
+    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _opened(run: Location) -> IO[str]:

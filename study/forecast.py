@@ -8,7 +8,7 @@ from statistics import fmean
 
 from data.storage import InputError
 from study.cells import all_trained_cells, cells_of
-from study.config import Config, differences
+from study.config import Config, differences, grown
 from study.measured import Measured
 from study.planning import count_images, encoder_key, gpu_share
 from study.progress import clock
@@ -168,7 +168,7 @@ def _beside(curves: Curves) -> list[str]:
 
 def same_study(run: Config, config: Config) -> bool:
     """Whether a run did what the configuration says, apart from its name and resources."""
-    return not differences(run, config) and run.search.trials == config.search.trials
+    return not (differences(run, config) or grown(run, config))
 
 
 def _notes(curves: Curves, unit: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,30 +84,38 @@ def prepare(
         config, len(material.rows("train")), lambda ratio: len(material.labelled(ratio))
     )
     study["config"] = config.model_dump(mode="json")
-    leaks = study["data"].get("leaks") or leaked(
-        material.images.pixels, {split: material.rows(split) for split in SPLITS}
-    )
-    if not study["data"]:
-        _warn(config, folder, leaks)
+    leaks = study["data"].get("leaks")
+    if leaks is None:
+        of_splits = {split: material.rows(split) for split in SPLITS}
+        twins = leaked(material.images.pixels, of_splits)
+        leaks = {split: len(found) for split, found in twins.items()}
+        _warn(config, folder, material.images.files, twins)
     study["data"] = describe_data(material) | {"layout": layout, "leaks": leaks}
     return material, labels
 
 
-def _warn(config: Config, folder: ImageFolder | None, leaks: dict[str, int]) -> None:
+def _warn(
+    config: Config,
+    folder: ImageFolder | None,
+    files: Sequence[str],
+    twins: dict[str, list[tuple[int, int]]],
+) -> None:
     """Of a new study's images: what is passed over, and what is in two splits."""
     strays = folder.strays if folder is not None else ()
     if strays:
         print(
-            f"{config.data.root}: {len(strays)} image(s) in no species' folder are passed over, "
+            f"{config.data.root}: passed over, as in no species' folder: {len(strays)} image(s), "
             f"{strays[0]} for one",
             flush=True,
         )
-    if any(leaks.values()):
-        print(
-            f"warning: {leaks['valid']} valid and {leaks['test']} test images are in an earlier "
-            "split as well, which flatters every score; mariposa data check names them",
-            flush=True,
-        )
+    for split, found in twins.items():
+        if found:
+            image, twin = (files[i] for i in found[0])
+            print(
+                f"warning: of {split}, {len(found)} image(s) are in an earlier split as well, "
+                f"which flatters every score: {image} is {twin}, for one",
+                flush=True,
+            )
 
 
 def begin(run: Location, study: dict[str, Any], labels: list[Row]) -> None:

@@ -186,7 +186,7 @@ class StudySearch:
             for c in self.cells
         }
         self.rungs = {c: self._new_rungs() for c in self.cells}
-        self.stopped = False  # no new trial, and running ones end at their next epoch
+        self.stopped = False  # `stop` was called
         self.postponed: list[Trial] = []  # until `take_up_postponed`, no new trial
         self._interrupted: list[Trial] = []
         self._history: dict[str, dict[int, Row]] = {}  # trial -> epoch -> row
@@ -286,18 +286,34 @@ class StudySearch:
         self._history.pop(trial.trial_id, None)
         return row
 
+    def stop(self) -> None:
+        """The time is over: no new trial, those that wait are cut short, those that run end with
+        their epoch.
+        """
+        self.stopped = True
+        waiting, self._interrupted = self._interrupted, []
+        self.take_up(waiting)
+
     def postpone(self, trial: Trial) -> None:
         """The trial has to go on later, under other circumstances; until then none starts."""
-        self.postponed.append(trial)
+        if self.stopped:
+            self._verdicts[trial.trial_id] = ("PRUNED", CUT_SHORT)
+        else:
+            self.postponed.append(trial)
 
     def take_up_postponed(self) -> None:
         """Hand out the postponed trials again, first of all."""
-        self.take_up(self.postponed)
-        self.postponed = []
+        postponed, self.postponed = self.postponed, []
+        self.take_up(postponed)
 
     def take_up(self, trials: list[Trial]) -> None:
-        """Hand these out again, first of all."""
-        self._interrupted = trials + self._interrupted
+        """Hand these out again, first of all; after `stop` they have ended."""
+        if not self.stopped:
+            self._interrupted = trials + self._interrupted
+            return
+        for trial in trials:
+            self._verdicts[trial.trial_id] = ("PRUNED", CUT_SHORT)
+            self.end(trial)
 
     def give_up(self, cell: Cell, error: str) -> None:
         """Record all trials that the cell has left as FAIL: its encoder cannot be had."""

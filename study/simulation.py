@@ -281,8 +281,8 @@ class Simulation:
     def _fill_search(self) -> None:
         self._fill_encoders()
         limit = self.config.search.max_seconds
-        if limit is not None and self.now > limit:
-            self.search.stopped = True
+        if limit is not None and self.now > limit and not self.search.stopped:
+            self.search.stop()
         while self._free:
             trial = self.search.next_trial()
             if trial is None:

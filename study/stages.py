@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from analysis.load import CAPPED, is_capped
 from data.storage import StorageError
 from study.address import is_local
 from study.capacity import Capacity
@@ -42,9 +43,6 @@ from study.search import StudySearch
 from study.tasks import Tasks, one_line
 from study.tuning import run_search
 from study.wandb_server import closing_notice, notice
-
-CAPPED = ".capped"
-"""Of a run whose search `search.max_seconds` ended: the trials a cell that were asked for."""
 
 
 def run_stages(material: Material, address: str | None) -> list[str]:
@@ -113,8 +111,8 @@ class Stages:
         self.search = StudySearch(self.config, ledger, self.encoders_are_ready)
         self.database = OptunaFile(material.run)
         self.deadline = math.inf  # until the search begins
-        self.capped = material.run / CAPPED
-        self.search.stopped = self.config.search.max_seconds is not None and self.has_ended()
+        if is_capped(material.run, self.config.search.trials):  # in an earlier session
+            self.search.stop()
         self.failures: dict[str, str] = {}
 
     def run(self) -> list[str]:
@@ -144,19 +142,12 @@ class Stages:
         """At search.max_seconds: for good, unless more trials are asked for."""
         self.deadline = math.inf
         if not self.search.finished:
-            self.search.stopped = True
-            self.capped.write_text(str(self.config.search.trials))
+            (self.material.run / CAPPED).write_text(str(self.config.search.trials))
+            self.search.stop()
             self.progress.say(
                 f"search.max_seconds ({self.config.search.max_seconds:g} s) is over: no new trial "
                 f"starts, and running ones end with their epoch"
             )
-
-    def has_ended(self) -> bool:
-        """Whether the search ended so in an earlier session, and its trials are on record."""
-        trials = self.ledger.rows("trials")
-        if not trials or any(row["state"] == "RUNNING" for row in trials):
-            return False
-        return self.capped.is_file() and self.capped.read_text() == str(self.config.search.trials)
 
     def share_gpus(self) -> None:
         """Replace the estimate of a trial's share of a GPU by what its networks need there."""
@@ -184,7 +175,11 @@ class Stages:
             self.pool.want(all_trained_cells(self.config), [None])
         while not self.search.finished:
             # Trials that need no encoder run beside its pretraining, if there is room for both.
-            while self.pool.in_work and (self.capacity.slots() == 1 or not self.search.can_start):
+            while (
+                self.pool.in_work
+                and not self.search.stopped
+                and (self.capacity.slots() == 1 or not self.search.can_start)
+            ):
                 self.pool.collect(0.5)
                 self.search_tick()
             self.search_tick()  # gives up what the last failed encoder was for
@@ -331,13 +326,15 @@ class Stages:
         reason = why_no_result(rows)
         if reason is None:
             return
-        asked_for = self.search.stopped and not any(row["state"] == "FAIL" for row in rows)
-        if self.search.stopped:
-            reason += ", before search.max_seconds was over"
-        if asked_for and any(row["state"] == "COMPLETE" for row in self.ledger.rows("trials")):
-            self.progress.say(f"{cell.name}: {reason}")
-        else:
+        if not self.search.stopped or any(row["state"] == "FAIL" for row in rows):
             self.failures[cell.name] = reason
+        elif any(row["state"] == "COMPLETE" for row in self.ledger.rows("trials")):
+            self.progress.say(f"{cell.name}: {reason}, before search.max_seconds was over")
+        else:
+            self.failures[cell.name] = (
+                f"{reason}, before search.max_seconds was over; expected more search.trials, or "
+                f"another --name with more seconds"
+            )
 
 
 def why_no_result(trials: Sequence[Row]) -> str | None:

@@ -234,8 +234,9 @@ class CellSearcher(_Stateless, Searcher):
             return
         if lost:
             times, reason = self.lost.add(trial.trial_id)
-            if times <= LOST_PROCESSES and not self.search.stopped:
-                self.say(f"{trial.trial_id}: {reason}; {GOES_ON}")
+            if times <= LOST_PROCESSES:
+                if not self.search.stopped:
+                    self.say(f"{trial.trial_id}: {reason}; {GOES_ON}")
                 self.search.take_up([trial])
                 return
             self.search.fail(trial, f"{reason} ({times} in all)")

@@ -104,6 +104,8 @@ def test_where_species_are_uneven_the_answer_says_what_naming_one_of_them_scores
 
 
 def test_numbers_in_words() -> None:
+    assert minus("x is -0.0.") == "x is 0.0."
+    assert minus("from -0.05 to +0.1") == "from −0.05 to +0.1"
     assert percents([25, 10, 50]) == "10, 25 and 50 %"
     assert percents([10]) == "10 %"
     assert unbroken("B2 − B0, 10 %, 2.0 points or one point") == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ def test_a_study_does_not_differ_from_itself(first: Path, second: Path) -> None:
     assert (found.table["difference"] == 0).all()
     assert (found.table["p_holm"] == 1).all()
     assert render(found).count("0.000 [−0.019, +0.019]") == 4
+
+
+def test_one_repeat_has_differences_without_p(first: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(first, tmp_path / "other"))
+    for name in ("predictions", "evaluations"):
+        frame = pd.read_parquet(other / f"{name}.parquet")
+        frame[frame["repeat"] == 0].to_parquet(other / f"{name}.parquet", index=False)
+    found = _compare(first, other)
+    assert found.table["difference"].notna().all()
+    assert found.table[["p", "p_holm"]].isna().all(axis=None)
+    assert "No p: it takes two repeats in both." in render(found)
 
 
 def test_scores_are_those_of_table_i_and_the_difference_is_theirs(

@@ -13,6 +13,7 @@ from records_example import write_run
 from analysis import load
 from analysis.caveats import caveats
 from analysis.course import UNKNOWN, busy, max_epochs, rungs, savings, work
+from analysis.load import CAPPED
 from study.search import CUT_SHORT
 from study.stopping import Rungs
 
@@ -35,6 +36,9 @@ def test_a_search_that_ran_out_of_time_says_so(tmp_path: Path) -> None:
     study["config"]["search"]["max_seconds"] = 90
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     assert not load(folder).out_of_time, "it was through before"
+    (folder / CAPPED).write_text("3")
+    assert not load(folder).out_of_time, "that was before it grew"
+    (folder / CAPPED).write_text("4")
     trials = pd.read_parquet(folder / "trials.parquet")
     last = trials.index[-1]
     trials.loc[last, ["state", "error"]] = ["PRUNED", CUT_SHORT]

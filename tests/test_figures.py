@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from records_example import write_run
 
 from analysis import course, drawing, errors, figures, load, tables
+from analysis.figures_search import _fates
 from analysis.importance import importance
 from analysis.leaderboard import winners
 from analysis.load import Run
@@ -113,6 +114,17 @@ def test_lr_search_tells_at_which_rung_a_trial_was_stopped(run: Run) -> None:
     assert "stopped at epoch 9" in _texts(figures.lr_search(late, {}, *shape, course.rungs(run)))
 
 
+def test_what_ran_out_of_time_was_stopped_by_no_rung(run: Run) -> None:
+    pruned = run.trials[run.trials["state"] == "PRUNED"]
+    late = run.trials.assign(error=run.trials["error"].where(run.trials["state"] != "PRUNED", "x"))
+    assert len(pruned)
+    for trials, name in ((run.trials, "stopped"), (late, "out of time")):
+        found = [fate.name for fate, rows in _fates(trials, [3, 9]) if len(rows)]
+        assert any(each.startswith(name) for each in found)
+        other = {"stopped": "out of time", "out of time": "stopped"}[name]
+        assert not any(each.startswith(other) for each in found)
+
+
 def test_rungs_over_time_has_a_line_a_trial_and_what_was_saved(run: Run) -> None:
     figure = figures.rungs_over_time(run.epochs, run.trials, [3, 9], 20)
     above, below = figure.axes
@@ -130,7 +142,9 @@ def test_large_studies_give_small_figures() -> None:
     ids, epoch = np.repeat(np.arange(10_000).astype(str), 5), np.tile(np.arange(1, 6), 10_000)
     ended = 1.7e9 + np.repeat(np.arange(10_000), 5) + epoch
     epochs = pd.DataFrame({"trial_id": ids, "epoch": epoch, "ended": ended, "seconds": 1.0})
-    trials = pd.DataFrame({"trial_id": np.arange(10_000).astype(str), "state": "PRUNED"})
+    trials = pd.DataFrame(
+        {"trial_id": np.arange(10_000).astype(str), "state": "PRUNED", "error": None}
+    )
     assert len(figures.to_svg(figures.rungs_over_time(epochs, trials, [3], 20))) < 1_000_000
 
 

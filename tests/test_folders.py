@@ -356,7 +356,7 @@ def test_images_of_two_splits_are_counted() -> None:
     pixels = np.arange(6, dtype=np.uint8).repeat(12).reshape(6, 2, 2, 3)
     pixels = pixels[[0, 1, 2, 0, 2, 3, 0, 3]]
     splits = {"train": np.arange(3), "valid": np.arange(3, 6), "test": np.arange(6, 8)}
-    assert leaked(pixels, splits) == {"valid": 2, "test": 2}
+    assert leaked(pixels, splits) == {"valid": [(3, 0), (4, 2)], "test": [(6, 3), (7, 5)]}
 
 
 def test_leakage_between_valid_and_test(splits: Path) -> None:

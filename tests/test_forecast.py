@@ -258,6 +258,7 @@ def test_the_same_study_is_known_by_its_configuration() -> None:
     assert same_study(config, config.model_copy(update={"name": "other"}))
     assert not same_study(config, config_of(search={"trials": 5}))
     assert not same_study(config, config.model_copy(update={"seed": 1}))
+    assert not same_study(config, config_of(evaluation={"repeats": 9}))
 
 
 def test_lines_say_what_was_not_measured() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from records_example import write_run
 
 from analysis import load
-from analysis.liveness import LOCK, driver_is_gone
+from analysis.liveness import LOCK, driver_is_gone, this_machine
 from data.storage import Location
 from study.driver import only_driver
 
@@ -29,18 +29,25 @@ def test_a_killed_drivers_study_is_interrupted(tmp_path: Path) -> None:
     while not (folder / "begun").exists():
         assert time.monotonic() < limit
         time.sleep(0.01)
-    run = load(folder)
-    assert run.state == "RUNNING"
+    while_running = load(folder)
+    assert while_running.state == "RUNNING"
     driver.kill()
     driver.join(20)
-    assert run.state == "INTERRUPTED", "at once, without being read again"
+    killed = load(folder)
+    assert killed.state == "INTERRUPTED"
+    assert "RUNNING" not in set(killed.trials["state"])
     with only_driver(Location(folder)):
-        assert run.state == "RUNNING"
+        assert load(folder).state == "RUNNING"
+    study = (folder / "study.yaml").read_text()
+    (folder / "study.yaml").write_text(study.replace("RUNNING", "COMPLETE"))
+    assert load(folder).state == "COMPLETE"
+    assert while_running.state == "RUNNING", "what was read is of one moment"
 
 
 def test_signs_of_life_are_no_lock(tmp_path: Path) -> None:
-    """Where the file system has no locks, who only reads cannot know."""
-    (tmp_path / LOCK).write_text("someone 12")
-    assert not driver_is_gone(Location(tmp_path))
-    (tmp_path / LOCK).write_text("")
+    """Where the file system has no locks, or another machine has it, who only reads cannot know."""
+    for text in ("someone 12", "another-machine 0123"):
+        (tmp_path / LOCK).write_text(text)
+        assert not driver_is_gone(Location(tmp_path))
+    (tmp_path / LOCK).write_text(this_machine())
     assert driver_is_gone(Location(tmp_path))

@@ -30,7 +30,7 @@ from study.config import Config, config_from
 from study.optuna_file import OptunaFile
 from study.records import Ledger, Row
 from study.samplers import SAMPLERS
-from study.search import StudySearch, Trial
+from study.search import CUT_SHORT, StudySearch, Trial
 
 EPOCHS = 27
 BEST_LR = {"A@10": 3e-5, "B1@10": 3e-4, "A@100": 3e-3, "B1@100": 1e-3}
@@ -489,13 +489,35 @@ def test_a_search_out_of_time_starts_nothing_and_prunes_what_runs(tmp_path: Path
     assert late is not None
     for epoch in range(1, EPOCHS):
         search.report(late, epoch_row(late, epoch))
-    search.stopped = True
+    search.stop()
     assert search.next_trial() is None
     assert search.finished
     assert not search.report(early, epoch_row(early, 1))
-    assert search.end(early)["state"] == "PRUNED"
+    row = search.end(early)
+    assert (row["state"], row["error"]) == ("PRUNED", CUT_SHORT)
     search.report(late, epoch_row(late, EPOCHS))
     assert search.end(late)["state"] == "COMPLETE", "its last epoch was its last anyway"
+
+
+def test_a_search_out_of_time_leaves_no_trial_that_waits(tmp_path: Path) -> None:
+    """Handed back by a lost process, put off for want of memory, or lost after the end."""
+    ledger = Ledger(Location(tmp_path))
+    search = StudySearch(configure(), ledger, always)
+    trials = [search.next_trial() for _ in range(4)]
+    lost, put_off, late, later = (trial for trial in trials if trial)
+    search.report(lost, epoch_row(lost, 1))
+    search.take_up([lost])
+    search.postpone(put_off)
+    search.stop()
+    search.take_up_postponed()
+    search.take_up([late])
+    search.postpone(later)
+    search.end(later)
+    rows = ledger.rows("trials")
+    assert {(row["state"], row["error"]) for row in rows} == {("PRUNED", CUT_SHORT)}
+    assert [row["epochs"] for row in rows] == [1, 0, 0, 0]
+    again = StudySearch(configure(), Ledger(Location(tmp_path)), always)
+    assert not again.finished, "more may be asked for, and follow what is there"
 
 
 # --- optuna.db -----------------------------------------------------------------------------------

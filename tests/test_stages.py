@@ -12,6 +12,7 @@ from study.cells import cells_of
 from study.material import Material
 from study.progress import Progress
 from study.records import Ledger
+from study.search import CUT_SHORT
 from study.stages import Stages, why_no_result
 
 
@@ -48,7 +49,10 @@ def test_a_search_that_ran_out_of_time_has_ended_until_more_trials_are_wanted(
     assert trial is not None
     first.end_search()
     assert first.search.finished
-    assert not stages(material).search.finished, "its last trial was lost with its driver"
+    again = stages(material)
+    assert again.search.finished
+    (row,) = (row for row in again.ledger.rows("trials") if row["trial_id"] == trial.trial_id)
+    assert (row["state"], row["error"]) == ("PRUNED", CUT_SHORT), "it was lost with its driver"
     first.search.end(trial)
     assert stages(material).search.finished
     more = make_material(search=search | {"trials": 3})
