@@ -40,6 +40,6 @@ def _leaks(run: Run) -> Iterator[str]:
     for split, count in leaks.items():
         if count:
             yield (
-                f"Of {split}, {counted(count, 'image')} in an earlier split as well: that flatters "
-                "every score."
+                f"{counted(count, f'{split} image')} {'is' if count == 1 else 'are'} in an earlier "
+                "split as well, which flatters every score."
             )

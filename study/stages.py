@@ -140,8 +140,7 @@ class Stages:
 
     def end_search(self) -> None:
         """At search.max_seconds: for good, unless more trials are asked for."""
-        self.deadline = math.inf
-        if not self.search.finished:
+        if not self.search.finished:  # else at a later tick: trials may be put off for a while
             (self.material.run / CAPPED).write_text(str(self.config.search.trials))
             self.search.stop()
             self.progress.say(

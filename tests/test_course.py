@@ -50,6 +50,16 @@ def test_a_search_that_ran_out_of_time_says_so(tmp_path: Path) -> None:
     assert said in " ".join(caveats(run))
 
 
+def test_images_of_two_splits_are_a_caveat(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", ratios=(10,), trials=2, repeats=0, encoders=0))
+    before = caveats(run)
+    run.study["data"]["leaks"] = {"valid": 0, "test": 1}
+    said = "1 test image is in an earlier split as well, which flatters every score."
+    assert caveats(run) == [*before, said]
+    run.study["data"]["leaks"] = {"valid": 1200, "test": 0}
+    assert caveats(run)[-1].startswith("1,200 valid images are in an earlier split")
+
+
 def test_rungs_are_those_that_the_study_judges_by(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", ratios=(10,), trials=3, repeats=0, encoders=0)
     run = load(folder)

@@ -33,7 +33,7 @@ def stages(material: Material) -> Stages:
     """As at the beginning of a session, without Ray."""
     ledger = Ledger(material.run)
     progress = Progress(material.config, ledger, cells_of(material.config))
-    no_gpus: Any = SimpleNamespace(gpus=0.0)
+    no_gpus: Any = SimpleNamespace(gpus=0.0, waits=list)
     return Stages(material, ledger, progress, no_gpus, lambda: None)
 
 
@@ -58,3 +58,21 @@ def test_a_search_that_ran_out_of_time_has_ended_until_more_trials_are_wanted(
     more = make_material(search=search | {"trials": 3})
     grown = Material(more.config, material.run, material.packed, material.key)
     assert not stages(grown).search.finished
+
+
+def test_time_that_is_over_while_trials_are_put_off_ends_the_search_afterwards(
+    make_material: Callable[..., Any],
+) -> None:
+    search = {"trials": 2, "lr": [1e-4, 1e-2], "grace_period": 1, "max_seconds": 60}
+    found = stages(make_material(search=search))
+    trial = found.search.next_trial()
+    assert trial is not None
+    found.search.postpone(trial)
+    found.deadline = 0.0
+    found.tick()
+    assert not found.search.stopped, "nothing starts meanwhile"
+    found.search.take_up_postponed()
+    found.tick()
+    assert found.search.stopped
+    (row,) = found.ledger.rows("trials")
+    assert (row["state"], row["error"]) == ("PRUNED", CUT_SHORT)
