@@ -51,7 +51,6 @@ RECIPE_MARKERS = ("P", "X", "v", "<", ">", "*")
 # Of other scripts, those that are installed. In SVG the text is text, and the browser finds a font.
 OTHER_FONTS = ["Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans"]
 OTHER_FONTS += ["Microsoft YaHei", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari"]
-warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
 
 _STYLE: Any = {
     "font.family": ["DejaVu Sans", *(name for name in OTHER_FONTS if name in get_font_names())],
@@ -151,10 +150,18 @@ def shorten(name: str, length: int = 26) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """A species' name may be of a script that no font here has; it is drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        yield
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as SVG, its text as text."""
     sink = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), _any_script():
         figure.savefig(sink, format="svg", facecolor="none", metadata={"Date": None})
     return sink.getvalue()
 
@@ -162,6 +169,6 @@ def to_svg(figure: Figure) -> str:
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG on white, 160 dots an inch."""
     sink = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), _any_script():
         figure.savefig(sink, format="png", dpi=160, facecolor="white")
     return sink.getvalue()

@@ -24,7 +24,7 @@ from analysis.statistics import Components, components, least_variance
 
 POWER = 0.8
 ONE_REPEAT = "One repeat says nothing of the spread between seeds: it takes two at least."
-MOST_REPEATS, MOST_IMAGES = 1_000, 1_000_000
+MOST_REPEATS, MOST_IMAGES = 100, 100_000  # more is of no use to a reader
 _GRID = (np.arange(200) + 0.5) / 200
 COLUMNS = ["contrast", "label_ratio", "difference", "verdict", "sd_repeats", "sd_images"]
 COLUMNS += ["sd_both", "target", "level", "repeats", "repeats_needed", "n", "images_needed"]

@@ -147,7 +147,7 @@ def header(run: Run, trials: pd.DataFrame, view: View) -> str:
     parts.append(f"{ended:,} of {total:,} trials ended")
     parts += [
         f"{int(states[state]):,} {name}"
-        for state, name in (("RUNNING", "running"), ("PRUNED", "stopped early"), ("FAIL", "failed"))
+        for state, name in (("RUNNING", "running"), ("PRUNED", "pruned"), ("FAIL", "failed"))
         if states.get(state)
     ]
     return " · ".join(parts)

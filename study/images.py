@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.wording import counted
 from data.checking import leaked
 from data.demo import write_demo
 from data.folders import SPLITS, ImageFolder, find_images
@@ -104,7 +105,8 @@ def _warn(
     strays = folder.strays if folder is not None else ()
     if strays:
         print(
-            f"{config.data.root}: passed over, as in no species' folder: {len(strays)} image(s), "
+            f"{config.data.root}: passed over, as in no species' folder: "
+            f"{counted(len(strays), 'image')}, "
             f"{strays[0]} for one",
             flush=True,
         )
@@ -112,7 +114,8 @@ def _warn(
         if found:
             image, twin = (files[i] for i in found[0])
             print(
-                f"warning: of {split}, {len(found)} image(s) are in an earlier split as well, "
+                f"warning: of {split}, {counted(len(found), 'image')} "
+                f"{'is' if len(found) == 1 else 'are'} in an earlier split as well, "
                 f"which flatters every score: {image} is {twin}, for one",
                 flush=True,
             )

@@ -204,7 +204,10 @@ class _Clock:
             return Took(seconds)
         searched = max(end for _, end in self.trials)
         first = min(begin for begin, _ in self.trials + self.encoders)
-        return Took(seconds, searched - first, max(end for _, end in self.repeats) - searched)
+        ended = max(end for _, end in self.repeats)
+        if ended - first > seconds:  # it paused: interrupted, or grown
+            return Took(seconds)
+        return Took(seconds, searched - first, ended - searched)
 
     def overhead(self, took: Took | None) -> Overhead:
         """The run's own start-up where it ran in one piece, else the usual one."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.liveness import LOCK
+from analysis.wording import counted
 from data.storage import InputError, Location, StorageError
 from study.address import require_reachable
 from study.config import Config, config_from, differences, grown
@@ -74,7 +75,7 @@ def open_study(config: Config, run: Location, found: dict[str, Any] | None) -> d
         InputError: a run of that name has another configuration, or cannot be made or read.
     """
     if found is None:
-        if run.is_file() or any(found.name != LOCK for found in run.children()):
+        if run.is_file() or any(file.name != LOCK for file in run.children()):
             raise InputError(f"{run}: exists and is no run, expected a new name or a run's folder")
         return _new_study(config)
     study = dict(found)
@@ -160,7 +161,8 @@ def _work(
         begin(run, study, labels)
         with _recorded(run, study):
             if restart_errored:
-                print(f"{Ledger(run).restart_errored()} failed trial(s) are run again", flush=True)
+                again = counted(Ledger(run).restart_errored(), "failed trial")
+                print(f"to be run again: {again}", flush=True)
             study["failures"] = run_stages(material.patient(STORAGE_PATIENCE), address)
 
 

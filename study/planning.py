@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
+from analysis.wording import counted
 from data.folders import find_images
 from data.species import SPECIES
 from data.splits import require_enough
@@ -133,7 +134,7 @@ def plan(config: Config, out: Location) -> list[str]:
         f"{config.search.scheduler} and patience {config.training.patience}; "
         f"at most {len(cells) * repeats * config.training.max_epochs:,} in the final evaluation",
         f"encoders    {_encoders(config)}",
-        f"evaluation  {len(cells) * repeats}: {repeats} repeat(s) a cell",
+        f"evaluation  {len(cells) * repeats}: {counted(repeats, 'repeat')} a cell",
         f"side by side  {_side_by_side(config)}",
         f"disk        about {_disk(config, counts) / MIB:,.0f} MiB",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # between two plain lines
 SCREEN_SECONDS = 0.5  # between two screens
+LEAST_SHARE = 0.05  # of what a part does, until the time that the rest takes is told
+
+
+@dataclass(frozen=True)
+class Count:
+    """How far a part of the study is: ``things`` (a plural) done, of a total."""
+
+    things: str
+    done: Callable[[], int]
+    total: int
 
 
 class Progress:
@@ -36,13 +47,14 @@ class Progress:
     def __init__(self, config: Config, ledger: Ledger, cells: Iterable[Cell]):
         self.config, self.ledger, self.cells = config, ledger, tuple(cells)
         self.phase = "starting"
-        self.detail: Callable[[], str] = lambda: ""
+        self.count: Count | None = None
+        self.aside: Callable[[], str] = lambda: ""  # what goes on beside the part
         self.console = Console(file=sys.stdout, highlight=False)
         self.on_screen = self.console.is_terminal
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._started = time.monotonic()
         self._shown = 0.0
-        self._epochs_before = len(ledger.tables["epochs"])
+        self._entered, self._done_before, self._epochs_before = self._started, 0, self._epochs()
 
     def __enter__(self) -> Progress:
         if self.on_screen:
@@ -69,9 +81,11 @@ class Progress:
         for line in lines:
             self.say(line)
 
-    def enter(self, phase: str, detail: Callable[[], str] = lambda: "") -> None:
-        """Another part of the study begins."""
-        self.phase, self.detail = phase, detail
+    def enter(self, phase: str, count: Count | None = None) -> None:
+        """Another part of the study begins; with a ``count``, the line says what is left."""
+        self.phase, self.count = phase, count
+        self._entered = time.monotonic()
+        self._done_before, self._epochs_before = count.done() if count else 0, self._epochs()
         self.show(now=True)
 
     def show(self, now: bool = False) -> None:
@@ -86,11 +100,10 @@ class Progress:
             print(self._line(), flush=True)
 
     def _line(self) -> str:
-        trials = self.ledger.rows("trials")
-        done = sum(row["state"] != "RUNNING" for row in trials)
-        total = len(self.cells) * self.config.search.trials
         parts = [f"[{clock(time.monotonic() - self._started)}] {self.phase}"]
-        parts += [f"trials {done}/{total}", self._rate(), self._left(trials), self.detail()]
+        if self.count:
+            parts.append(f"{self.count.things} {self.count.done()}/{self.count.total}")
+        parts += [self._rate(), self._left(), self.aside()]
         return " · ".join(part for part in parts if part)
 
     def _screen(self) -> Group:
@@ -118,21 +131,22 @@ class Progress:
             f"{best['lr']:.1e} {best.get('recipe') or ''}".rstrip() if best else "",
         ]
 
+    def _epochs(self) -> int:
+        return len(self.ledger.tables["epochs"]) + len(self.ledger.tables["evaluation_epochs"])
+
     def _rate(self) -> str:
-        epochs = len(self.ledger.tables["epochs"]) - self._epochs_before
-        seconds = time.monotonic() - self._started
+        epochs, seconds = self._epochs() - self._epochs_before, time.monotonic() - self._entered
         return f"{epochs / seconds:.1f} epochs/s" if epochs and seconds > 1 else ""
 
-    def _left(self, trials: list[Row]) -> str:
-        """Time left of the search: what is not yet run costs what its cell has cost so far."""
-        finished = [row for row in trials if row["state"] != "RUNNING" and row["seconds"]]
-        total = len(self.cells) * self.config.search.trials
-        left = total - sum(row["state"] != "RUNNING" for row in trials)
-        if not finished or not left:
+    def _left(self) -> str:
+        """Time left of this part, where things go on as they did since it began."""
+        if self.count is None:
             return ""
-        elapsed = time.monotonic() - self._started
-        share = len(finished) / total
-        return f"about {clock(elapsed / share - elapsed)} left" if share > 0.05 else ""
+        done = self.count.done()
+        here, left = done - self._done_before, self.count.total - done
+        if not left or here < LEAST_SHARE * (here + left):
+            return ""
+        return f"about {clock((time.monotonic() - self._entered) / here * left)} left"
 
 
 def clock(seconds: float) -> str:

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from analysis.wording import counted
+
 Row = dict[str, Any]
 _OUTCOME = ("best_epoch", "val_loss", "val_acc", "val_f1", "node", "error")
 UNFINISHED: Row = dict.fromkeys(_OUTCOME) | {"state": "RUNNING", "epochs": 0, "seconds": 0.0}
@@ -31,12 +33,12 @@ class Table(Protocol):
 def repair(tables: Mapping[str, Table]) -> list[str]:
     """Do it; what was done, a line each."""
     return [
-        f"{count} {what}"
-        for count, what in (
-            (_orphans(tables), "epoch(s) without their trial on record: left out"),
-            (_trials(tables), "trial(s) without all their epochs on record: run again"),
-            (_evaluations(tables), "repeat(s) that are not whole on record: run again"),
-            (_encoders(tables), "encoder(s) that are not whole on record: read from their cards"),
+        f"not whole on record: {counted(count, thing)}, {done}"
+        for count, thing, done in (
+            (_orphans(tables), "epoch", "left out"),
+            (_trials(tables), "trial", "run again"),
+            (_evaluations(tables), "repeat", "run again"),
+            (_encoders(tables), "encoder", "read from the card beside its file"),
         )
         if count
     ]

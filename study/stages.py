@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from analysis.load import CAPPED, is_capped
+from analysis.wording import counted
 from data.storage import StorageError
 from study.address import is_local
 from study.capacity import Capacity
@@ -36,7 +37,7 @@ from study.gpu_memory import measure, share_for
 from study.material import Material
 from study.optuna_file import OptunaFile
 from study.pretraining import EncoderPool
-from study.progress import Progress
+from study.progress import Count, Progress
 from study.reconstructions import has_reconstructions, reconstruct, write_reconstructions
 from study.records import Ledger, Row
 from study.search import StudySearch
@@ -114,6 +115,7 @@ class Stages:
         if is_capped(material.run, self.config.search.trials):  # in an earlier session
             self.search.stop()
         self.failures: dict[str, str] = {}
+        self.progress.aside = self._encoders_in_work
 
     def run(self) -> list[str]:
         self.share_gpus()
@@ -147,6 +149,7 @@ class Stages:
                 f"search.max_seconds ({self.config.search.max_seconds:g} s) is over: no new trial "
                 f"starts, and running ones end with their epoch"
             )
+            self.progress.enter("end of the search")
 
     def share_gpus(self) -> None:
         """Replace the estimate of a trial's share of a GPU by what its networks need there."""
@@ -167,7 +170,8 @@ class Stages:
         self.progress.say(f"each trial gets {share:g} of a GPU")
 
     def pretrain_and_search(self) -> None:
-        self.progress.enter("search", self._encoders_in_work)
+        total = len(self.cells) * self.config.search.trials
+        self.progress.enter("search", Count("trials", self._ended_trials, total))
         if self.config.search.max_seconds is not None:
             self.deadline = time.monotonic() + self.config.search.max_seconds
         if not self.search.finished:
@@ -218,9 +222,8 @@ class Stages:
         forget_outdated(self.config, self.ledger)
         waiting = list(repeats_to_run(self.config, self.ledger))
         total = len(self.cells) * self.config.evaluation.repeats
-        self.progress.enter(
-            "final evaluation", lambda: f"{len(self.ledger.rows('evaluations'))}/{total} repeats"
-        )
+        done = Count("repeats", lambda: len(self.ledger.rows("evaluations")), total)
+        self.progress.enter("final evaluation", done)
         self.pool.want([one.trained_as for one in waiting], range(self.config.evaluation.repeats))
         tasks = Tasks(evaluate, self.capacity)
         while waiting or len(tasks):
@@ -254,7 +257,7 @@ class Stages:
                     self.pool.want([cell], [repeat])
         if not self.pool.plans or self.config.evaluation.repeats == 0:
             return
-        self.progress.enter("features", self._encoders_in_work)
+        self.progress.enter("features")
         while self.pool.in_work:  # one that was damaged
             self.pool.collect(0.5)
             self.tick()
@@ -318,7 +321,10 @@ class Stages:
             )
 
     def _encoders_in_work(self) -> str:
-        return f"pretraining {self.pool.in_work} encoder(s)" if self.pool.in_work else ""
+        return f"pretraining {counted(self.pool.in_work, 'encoder')}" if self.pool.in_work else ""
+
+    def _ended_trials(self) -> int:
+        return sum(row["state"] != "RUNNING" for row in self.ledger.rows("trials"))
 
     def _note_if_no_result(self, cell: Cell) -> None:
         rows = [row for row in self.ledger.rows("trials") if row["cell"] == cell.name]

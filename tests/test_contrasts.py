@@ -180,7 +180,7 @@ def test_the_change_with_labels_is_the_difference_of_the_differences(tmp_path: P
     [
         (7, 900, "would take 7 repeats (there are 5) or 900 test images (there are 500)."),
         (pd.NA, 900, "would take 900 test images (there are 500)."),
-        (pd.NA, pd.NA, "Neither 1,000 repeats nor 1,000,000 test images alone would decide"),
+        (pd.NA, pd.NA, "Neither 100 repeats nor 100,000 test images alone would decide"),
         (4, 900, "This data would find a difference of 2.0 points four times in five."),
     ],
 )

@@ -37,9 +37,9 @@ def test_images_of_two_splits_are_said_at_once_and_recorded(
     shutil.copy(source, images / "train" / f"loose{source.suffix}")
     assert opened(images, out)["data"]["leaks"] == {"valid": 0, "test": 1}
     said = capsys.readouterr().out
-    assert "warning: of test, 1 image(s) are in an earlier split as well" in said
+    assert "warning: of test, 1 image is in an earlier split as well" in said
     assert f"test/{SPECIES[0]}/twin{source.suffix} is train/{SPECIES[0]}/{source.name}" in said
-    assert f"in no species' folder: 1 image(s), train/loose{source.suffix}" in said
+    assert f"in no species' folder: 1 image, train/loose{source.suffix}" in said
     assert opened(images, out)["data"]["leaks"] == {"valid": 0, "test": 1}
     assert capsys.readouterr().out == "", "once is enough"
 

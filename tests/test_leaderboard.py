@@ -199,7 +199,7 @@ def test_watch_prints_each_trial_once_when_it_has_ended(
     assert sorted(line.split()[1] for line in lines[1:-1]) == sorted(growing.trials["trial_id"])
     assert not any("RUNNING" in line for line in lines)
     assert any("RuntimeError: loss is NaN" in line for line in lines)
-    assert lines[-1] == "run · complete · 8 of 8 trials ended · 2 stopped early · 1 failed"
+    assert lines[-1] == "run · complete · 8 of 8 trials ended · 2 pruned · 1 failed"
 
 
 def test_watch_redraws_a_terminal_only_on_change_and_leaves_the_board(
