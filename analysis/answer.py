@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.contrasts import AT_CHANCE, by_recipe
+from analysis.contrasts import AT_CHANCE, by_recipe, of_other_encoders
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run
 from analysis.power import what_would_decide
 from analysis.variants import cell_name, is_best, recipe_of
-from analysis.wording import largest, minus, percents, unbroken
+from analysis.wording import (
+    counted,
+    in_points,
+    largest,
+    listed,
+    not_after_holm,
+    percents,
+    unbroken,
+)
 
 
 def answer(
@@ -28,6 +36,7 @@ def answer(
     if table.empty or table["test_acc"].isna().all():
         return _without_test(run)
     pretraining = _pretraining(run, differences, power) + _fine_tuning(run, differences, power)
+    pretraining += _other_encoders(differences)
     unlabelled = _unlabelled(run, differences, power)
     first = pretraining + unlabelled if run.pretrained else unlabelled + pretraining
     parts = [*first, _levels(run, table), *_chosen_recipes(table)]
@@ -94,6 +103,29 @@ def _fine_tuning(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None
     ] or ["Whether fine-tuning beats a frozen encoder is not asked: B1 or B2 is not in the study."]
 
 
+def _other_encoders(differences: pd.DataFrame) -> list[str]:
+    """How the encoders' recipes fared beside the common one, in a sentence; none, if there is one
+    encoder alone.
+    """
+    rows = of_other_encoders(differences)
+    parts, named = [], set()
+    for verdict, verb in (("higher", "raised"), ("lower", "lowered")):
+        chosen = rows[rows["verdict"] == verdict]
+        if len(chosen):
+            most, names = largest(chosen), sorted(set(chosen["recipe"]))
+            named |= set(names)
+            which = f"{most['contrast'].replace('−', ' − ')} at {most['label_ratio']:g} %"
+            parts.append(
+                f"{listed(names)} {verb} test accuracy, most {which}, by "
+                f"{in_points(most, unsigned=True)}"
+            )
+    others = len(set(rows["recipe"]) - named)
+    if others:
+        of_them = counted(others, "other encoder") if parts else counted(others, "encoder")
+        parts.append(f"{of_them} {'is' if others == 1 else 'are'} not decidedly better or worse")
+    return [f"Beside the common encoder: {'; '.join(parts)}."] if parts else []
+
+
 def _verdict(
     differences: pd.DataFrame, contrast: str, what: str, power: pd.DataFrame | None
 ) -> str:
@@ -125,7 +157,7 @@ def _by(rows: pd.DataFrame, verdict: str) -> str:
         return ""
     most = largest(rows)
     extent = "by" if len(rows) == 1 else f"most at {most['label_ratio']:g} %, by"
-    return f", {extent} {_points(most, absolute=True)}"
+    return f", {extent} {in_points(most, unsigned=True)}"
 
 
 def _undecided(rows: pd.DataFrame, what: str, power: pd.DataFrame | None) -> str:
@@ -133,10 +165,11 @@ def _undecided(rows: pd.DataFrame, what: str, power: pd.DataFrame | None) -> str
     which, where = "", ""
     if len(rows) > 1:
         which, where = "largest ", f", at {widest['label_ratio']:g} %"
+    why = not_after_holm(widest)
     return (
         f"{what}: its effect on test accuracy is not decided by this data at "
         f"{percents(rows['label_ratio'])} labels; the {which}difference is "
-        f"{_points(widest)}{where}{_needed(power, widest)}."
+        f"{in_points(widest)}{where}{f': {why}' if why else ''}{_needed(power, widest)}."
     )
 
 
@@ -146,14 +179,6 @@ def _needed(power: pd.DataFrame | None, row: pd.Series) -> str:
         return ""
     sentence = what_would_decide(power, row).rstrip(".")
     return f"; {sentence[0].lower()}{sentence[1:]}" if sentence else ""
-
-
-def _points(row: pd.Series, absolute: bool = False) -> str:
-    sign = -1.0 if absolute and row["difference"] < 0 else 1.0
-    value, low, high = (100 * sign * row[k] for k in ("difference", "low", "high"))
-    low, high = min(low, high), max(low, high)
-    shown = f"{value:.1f}" if absolute else f"{value:+.1f}"
-    return minus(f"{shown} points [95 % interval {low:.1f} to {high:.1f}]")
 
 
 def _levels(run: Run, table: pd.DataFrame) -> str:

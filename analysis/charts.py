@@ -65,11 +65,12 @@ def trials(run: Run) -> Data:
     return {"columns": columns, "cells": cells, "variants": styles, **names}
 
 
-def latent_map(points: pd.DataFrame, thumbnails: Thumbnails) -> Data:
+def latent_map(points: pd.DataFrame, thumbnails: Thumbnails, first: str) -> Data:
     """Every encoder's map of the same images.
 
     Args:
         points: ``latents.parquet``; of more than 3,000 images a fixed random part is kept.
+        first: the encoder whose map is shown until another is chosen.
     """
     images = shown_images(points)
     species = sorted(images["species"].unique())
@@ -78,6 +79,7 @@ def latent_map(points: pd.DataFrame, thumbnails: Thumbnails) -> Data:
         of = rows.set_index("file").loc[images["file"]]
         plane = {"x": _numbers(of["x"].round(2)), "y": _numbers(of["y"].round(2))}
         maps.append({"encoder": encoder, **plane, "cluster": of["cluster"].tolist()})
+    maps.sort(key=lambda each: each["encoder"] != first)
     return {
         "maps": maps,
         "files": images["file"].tolist(),

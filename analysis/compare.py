@@ -53,12 +53,12 @@ class Comparison:
         validation: the search's metric, where both have the same; else None.
         unpaired: why differences are not paired; None where they are.
         changed: what the configurations and data differ in: key to both values.
-        table: `COLUMNS`, a row a cell of either: scores with 95 % intervals, ``difference`` of
-            the means (second minus first) with ``low``, ``high``, its p-value, the same after
-            Holm over the rows, whether it is ``paired``, the number of ``repeats`` that it is
-            over (the smaller one, if unpaired), test images ``n`` (likewise), the chosen lr and
-            recipe (where the cell searches it), and the best validation score of a COMPLETE
-            trial. What is not there is missing.
+        table: `COLUMNS`, a row a cell of either: scores with 95 % intervals (where ``paired``,
+            over the repeats that both have), ``difference`` of the means (second minus first) with
+            ``low``, ``high``, its p-value, the same after Holm over the rows, whether it is
+            ``paired``, the number of ``repeats`` that it is over (the smaller one, if unpaired),
+            test images ``n`` (likewise), the chosen lr and recipe (where the cell searches it),
+            and the best validation score of a COMPLETE trial. What is not there is missing.
     """
 
     first: str
@@ -85,6 +85,8 @@ def compare(first: Run, second: Run, metric: str = "acc") -> Comparison:
     rows = [{"cell": c, "variant": v, "label_ratio": r} for c, v, r in cells]
     for row in rows:
         pair = scored[0][0].get(str(row["cell"])), scored[1][0].get(str(row["cell"]))
+        if not reason:
+            pair = _on_shared_repeats(*pair)
         row |= _scores(pair, scored, metric) | _difference(pair, scored, metric, not reason)
     validation = first.metric if first.metric == second.metric else None
     _add_search(rows, first, second, validation)
@@ -128,6 +130,16 @@ def _scored_apart(first: Run, second: Run) -> tuple[Scored, Scored]:
         score_cells(first.predictions, first.species),
         score_cells(second.predictions, second.species),
     )
+
+
+def _on_shared_repeats(
+    first: CellScores | None, second: CellScores | None
+) -> tuple[CellScores | None, CellScores | None]:
+    """Both on the repeats that they share, if any, so that the difference is of what is shown."""
+    shared = sorted(set(first.repeats) & set(second.repeats)) if first and second else []
+    if not (first and second and shared):
+        return first, second
+    return first.on(shared), second.on(shared)
 
 
 def _scores(
@@ -260,7 +272,7 @@ def _about(compared: Comparison) -> str:
     if compared.table["difference"].isna().all():
         return "no cell has a test result in both."
     cells = int(compared.table["p"].notna().sum())
-    paired = "paired by test image and seed"
+    paired = "paired by test image and seed, over the repeats that both have"
     kind = f"not paired ({compared.unpaired})" if compared.unpaired else paired
     about = f"differences are second − first, {kind}."
     if not cells:

@@ -127,6 +127,18 @@ def by_recipe(run: Run) -> list[tuple[str, str]]:
     return found
 
 
+def of_other_encoders(differences: pd.DataFrame) -> pd.DataFrame:
+    """The rows that compare an encoder's recipe with the common one, in the same variant.
+
+    Returns:
+        They, with the ``recipe``.
+    """
+    sides = [contrast.split("−") for contrast in differences["contrast"]]
+    own = [other in ("B1", "B2") and kind_of(one) == other != one for one, other in sides]
+    recipes = [recipe_of(one) for (one, _), is_own in zip(sides, own, strict=True) if is_own]
+    return differences.loc[np.array(own, dtype=bool)].assign(recipe=recipes)
+
+
 COLUMNS = ["contrast", "effect", "descriptive", "label_ratio", "metric", "difference", "low"]
 COLUMNS += ["high", "p", "p_holm", "verdict", "repeats", "n"]
 

@@ -31,7 +31,7 @@ def encoders_section(shown: Shown) -> Section | None:
     _add_probes(section, shown.results.probes)
     curves = shown.run.encoder_epochs.drop(denoising_curves(shown.run).index)
     if len(curves):
-        caption = "Loss of each encoder against epochs of pretraining (Fig. 1)."
+        caption = "Loss of each encoder against epochs of pretraining (the paper’s Fig. 1)."
         if "instance" in set(shown.run.encoders_made["objective"]):
             caption += (
                 " Of instance, the training loss is that of telling an image from all others, the "
@@ -112,7 +112,7 @@ def latent_section(shown: Shown) -> Section | None:
         "features standardised, 50 principal components, t-SNE with perplexity 30 and seed 0. "
         "Near neighbours mean much in t-SNE, distances between groups little."
     )
-    section.chart("latents", charts.latent_map(found.points, shown.thumbnails))
+    section.chart("latents", charts.latent_map(found.points, shown.thumbnails, shown.encoder))
     points = found.points[found.points["encoder"] == shown.encoder]
     _add_maps(section, points, shown.encoder)
     section.heading("Do clusters match species?")
@@ -122,12 +122,13 @@ def latent_section(shown: Shown) -> Section | None:
 
 
 def _add_maps(section: Section, points: pd.DataFrame, encoder: str) -> None:
-    caption = f"The map of {encoder} by species (Fig. 2)."
+    caption = f"The map of {encoder} by species (the paper’s Fig. 2)."
     figure = figures.latent_map(points, "species")
     section.figure(draw("fig2_tsne_species", caption, figure, stands_in=True))
     caption = (
-        f"The same map by cluster (Fig. 5). K-means with k = {points['species'].nunique()} on the "
-        "latent components, not on the plane; colours have nothing to do with those above."
+        f"The same map by cluster (the paper’s Fig. 5). K-means with k = "
+        f"{points['species'].nunique()} on the latent components, not on the plane; "
+        "colours have nothing to do with those above."
     )
     figure = figures.latent_map(points, "cluster")
     section.figure(draw("fig5_kmeans", caption, figure, stands_in=True))

@@ -5,6 +5,7 @@ Each function takes a table and returns a matplotlib Figure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,7 @@ def lr_search(
     metric: str,
     variants: Sequence[str],
     ratios: Sequence[int],
+    searched: Sequence[float],
     rungs: Sequence[int] = (),
 ) -> Figure:
     """The metric of each trial against its lr, a small plot a cell; a line marks the chosen lr.
@@ -102,16 +104,19 @@ def lr_search(
     Args:
         trials: as ``trials.parquet``.
         chosen: cell to lr.
+        searched: the least and the largest lr that could be tried; the axis is of all between.
         rungs: epochs at which trials were judged, rising, as `analysis.course.rungs`.
     """
     width, height = cell_grid_size(variants, ratios)
-    kinds = _fates(trials, rungs)
+    kinds, (low, high) = _fates(trials, rungs), searched
     with drawing(width, height + 0.3) as figure:
         grid = cell_grid(figure, variants, ratios)
         for (variant, ratio), axes in grid.items():
             cell = f"{variant}@{ratio:g}"
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(_power_of_ten)
+            axes.set_xlim(low / (high / low) ** 0.05, high * (high / low) ** 0.05)
+            axes.set_xticks(_lr_ticks(low, high), minor=False)
+            axes.xaxis.set_major_formatter(_short_power)
             axes.minorticks_off()
             if cell in chosen:
                 axes.axvline(chosen[cell], color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0)
@@ -173,8 +178,16 @@ def _points(axes: Axes, trials: pd.DataFrame, metric: str, fate: _Fate) -> None:
         axes.plot(trials["lr"], trials[metric], rasterized=many, **fate.style)
 
 
-def _power_of_ten(value: float, _: object) -> str:
-    return f"1e{round(np.log10(value))}"  # mathtext is off
+def _lr_ticks(low: float, high: float) -> list[float]:
+    """The powers of ten between; where there are not two, the ends."""
+    powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
+    return [10.0**power for power in powers] if len(powers) > 1 else [low, high]
+
+
+def _short_power(value: float, _: object) -> str:
+    """``1e-4``, ``2.5e-4``; mathtext is off."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def rungs_over_time(
@@ -271,7 +284,7 @@ def _epochs_saved(axes: Axes, epochs: pd.DataFrame, trials: pd.DataFrame, max_ep
     if len(ended):
         ends = [
             (trained[-1], "trained", "top"),
-            (trained[-1] + saved[-1], "without stopping", "bottom"),
+            (trained[-1] + saved[-1], "without stopping,\nat most", "bottom"),
         ]
         for height, name, side in ends if saved[-1] else ends[:1]:
             place: Any = {"va": side, "xytext": (4, 0), "textcoords": "offset points"}

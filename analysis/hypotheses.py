@@ -10,21 +10,40 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.contrasts import AT_CHANCE, PROBE, SURE, Pairs, by_recipe, change_with_labels
+from analysis.contrasts import (
+    AT_CHANCE,
+    PROBE,
+    SURE,
+    Pairs,
+    by_recipe,
+    change_with_labels,
+    of_other_encoders,
+)
 from analysis.load import Run
 from analysis.power import what_would_decide
-from analysis.wording import in_points, largest, minus, p_text, percents, unbroken
+from analysis.wording import (
+    in_points,
+    largest,
+    minus,
+    not_after_holm,
+    p_text,
+    percents,
+    unbroken,
+)
 
 COLUMNS = ["name", "question", "verdict", "text"]
 PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
 FROZEN, PIXELS = f"{PROBE}pretrained−random", f"{PROBE}pretrained−pixels"
 _QUESTIONS = {
     PRETRAINING: "Does pretraining help the fine-tuned network?",
-    FROZEN: "Is a pretrained frozen encoder worth more than an untrained one?",
-    PIXELS: "Are a pretrained encoder's features worth more than the raw pixels?",
+    FROZEN: "Is a pretrained frozen encoder worth more than an untrained one, to a linear probe?",
+    PIXELS: "Are a pretrained encoder's features worth more than raw pixels, to a linear probe?",
     FINE_TUNING: "Does fine-tuning the encoder beat freezing it?",
     UNLABELLED: "Does it help to train the classifier on the unlabelled images as well?",
 }
+_FEW = "Is pretraining worth more where labels are fewer?"
+
+Row = tuple[str, str, str, str]
 
 
 def hypotheses(
@@ -37,31 +56,49 @@ def hypotheses(
         differences: what `contrasts` gave.
         power: what would decide them.
     """
-    rows = []
-    for contrast, question in _questions(run):
-        of_contrast = differences[differences["contrast"] == contrast]
+    rows: list[Row] = []
+    for contrast, question, recipe in _questions(run):
         if contrast == UNLABELLED and "C" not in run.variants:
             continue  # an addition to the paper's variants
-        if of_contrast.empty:
-            text = _not_asked(run, contrast)
-            rows.append((contrast, question, "not asked", text))
-            continue
-        rows.append((contrast, question, overall(of_contrast), _text(of_contrast, power)))
-    few = [_few_labels(compared, name) for _, name in by_recipe(run)]
-    rows[1:1] = few or [_few_labels(compared, PRETRAINING)]
+        of_contrast = differences[differences["contrast"] == contrast]
+        told = ("not asked", _not_asked(run, contrast))
+        if len(of_contrast):
+            told = overall(of_contrast), _text(of_contrast, power)
+        rows.append((contrast, _of(recipe, question), *told))
+        if question == _QUESTIONS[PRETRAINING]:
+            few = _few_labels(compared, contrast)
+            rows.append((f"{contrast}: few", _of(recipe, _FEW), *few))
+    rows += _other_encoders(differences, power)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _questions(run: Run) -> Iterator[tuple[str, str]]:
-    """`_QUESTIONS`; where only encoders with a recipe are fine-tuned, those for each of them."""
+def _questions(run: Run) -> Iterator[tuple[str, str, str]]:
+    """Contrast, question and recipe: `_QUESTIONS`; where only encoders with a recipe are
+    fine-tuned, those for each of them.
+    """
     recipes = by_recipe(run)
     for contrast, question in _QUESTIONS.items():
         own = [(recipe, _of_recipe(contrast, recipe, name)) for recipe, name in recipes]
         own = [(recipe, name) for recipe, name in own if name]
         for recipe, name in own:
-            yield name, question.replace("?", f" ({recipe})?")
+            yield name, question, recipe
         if not own:
-            yield contrast, question
+            yield contrast, question, ""
+
+
+def _of(recipe: str, question: str) -> str:
+    return question.replace("?", f" ({recipe})?") if recipe else question
+
+
+def _other_encoders(differences: pd.DataFrame, power: pd.DataFrame) -> Iterator[Row]:
+    """Whether each recipe's encoder serves better than the common one, fine-tuned and frozen."""
+    for recipe, rows in of_other_encoders(differences).groupby("recipe", sort=False):
+        texts = []
+        for contrast, of_contrast in rows.groupby("contrast", sort=False):
+            text = _text(of_contrast, power)
+            texts.append(f"{str(contrast).replace('−', ' − ')}: {text[0].lower()}{text[1:]}")
+        question = f"Is the encoder {recipe} better than the common one?"
+        yield f"encoder: {recipe}", question, overall(rows), unbroken(" ".join(texts))
 
 
 def _of_recipe(contrast: str, recipe: str, pretraining: str) -> str:
@@ -98,7 +135,7 @@ def _text(rows: pd.DataFrame, power: pd.DataFrame) -> str:
         chosen = rows[rows["verdict"] == verdict]
         if len(chosen):
             each = [
-                f"at {row['label_ratio']:g} % labels by {in_points(row)}"
+                f"at {row['label_ratio']:g} % labels by {in_points(row, verdict == 'lower')}"
                 for row in chosen.to_dict("records")
             ]
             parts.append(f"{phrase}: {', '.join(each)}.")
@@ -119,28 +156,33 @@ def _undecided(rows: pd.DataFrame, power: pd.DataFrame, whole: bool) -> str:
     start = "Not decided by this data" + ("" if whole else f" at {percents(rows['label_ratio'])}")
     widest = largest(rows)
     which = "largest difference there" if len(rows) > 1 else "difference"
-    text = f"{start}; the {which} is {in_points(widest)}, at {widest['label_ratio']:g} % labels."
+    text = f"{start}; the {which} is {in_points(widest)}, at {widest['label_ratio']:g} % labels"
+    why = not_after_holm(widest)
+    text += f": {why}." if why else "."
     return f"{text} {what_would_decide(power, widest)}".rstrip()
 
 
-def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str, str, str]:
-    """Whether pretraining is worth more where labels are fewer."""
-    name, question = f"{contrast}: few", "Is pretraining worth more where labels are fewer?"
+def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str]:
+    """Whether pretraining is worth more where labels are fewer: verdict and text."""
     found = change_with_labels(compared, contrast)
     if found is None:
         both = " and ".join(contrast.split("−"))
-        text = (
+        return "not asked", (
             f"It takes {both} at two label ratios, one of the two surely better than chance, and "
+            "two repeats."
         )
-        text += "two repeats."
-        return name, question, "not asked", text
     change, p_value, few, many = found
     values = {"difference": change.value, "low": change.low, "high": change.high}
     relation = p_text(p_value) if p_value < 0.001 else f"= {p_text(p_value)}"
-    text = f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}"
-    text = f"{text}, p {relation} (one test, not adjusted for the others)."
-    text = unbroken(minus(text))
-    if p_value >= SURE:
-        return name, question, "not decided", f"Not decided by this data. {text}"
-    verdict = "yes" if change.value > 0 else "no"
-    return name, question, verdict, f"{verdict.capitalize()}. {text}"
+    text = (
+        f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}, p "
+        f"{relation} (one test, not adjusted for the others)."
+    )
+    if p_value >= SURE or change.low <= 0 <= change.high:
+        return "not decided", unbroken(minus(f"Not decided by this data. {text}"))
+    at = {key[1]: each for key, each in compared.found.items() if key[0].name == contrast}
+    effect = float(at[few].value.mean())
+    verdict, start = "no", "No, less."
+    if change.value > 0:
+        verdict, start = ("yes", "Yes.") if effect > 0 else ("no", "No, it only costs less there.")
+    return verdict, unbroken(minus(f"{start} {text}"))

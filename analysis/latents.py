@@ -210,6 +210,8 @@ def agreement(
     result: dict[str, float] = {}
     for name, values in found.items():
         low, high = np.quantile(values[1:], [0.025, 0.975]) - values[1:].mean() + values[0]
+        least = 0.0 if name in ("nmi", "purity") else -1.0  # of ARI and silhouette
+        low, high = max(low, least), min(high, 1.0)
         result |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
     return result
 

@@ -100,16 +100,19 @@ def _text(changes: pd.DataFrame, accuracies: pd.DataFrame) -> str:
 def _decided(
     rows: pd.DataFrame, verdict: str, start: str, what: str, verb: str = "loses"
 ) -> Iterator[str]:
-    """A sentence for each pair of variants that has such a verdict."""
+    """A sentence on the pairs of variants that have such a verdict, if any."""
+    found = []
     for (one, other), part in rows.groupby(["one", "other"], sort=False):
         chosen = part[part["verdict"] == verdict]
         if len(chosen):
             most = largest(chosen)
             phrase = what if verb == "is" else f"{what} accuracy than"
-            yield (
-                f"{start}: {one} {verb} {phrase} {other} in {len(chosen)} of {len(part)} "
-                f"comparisons, most {_where(most)}: {in_points(most)}."
+            found.append(
+                f"{one} {verb} {phrase} {other} in {len(chosen)} of {len(part)} "
+                f"comparisons, most {_where(most)}: {in_points(most)}"
             )
+    if found:
+        yield f"{start}: {'; '.join(found)}."
 
 
 def _at_chance(count: int, total: int) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.load import Run
 from analysis.statistics import METRICS
 
-BATCH = 64
+BATCH, SPECIES = 64, 20
 COLUMNS = ["variant", "label_ratio"]
 COLUMNS += [f"{kind}_{name}" for name in METRICS for kind in ("paper", "ours", "batched")]
 

@@ -21,6 +21,7 @@ import pandas as pd
 
 from analysis.contrasts import SMALL, SURE, Pairs
 from analysis.statistics import Components, components, least_variance
+from analysis.wording import rounded_up
 
 POWER = 0.8
 ONE_REPEAT = "One repeat says nothing of the spread between seeds: it takes two at least."
@@ -181,7 +182,7 @@ def _sentence(row: dict[Any, Any]) -> str:
         if not pd.isna(row[needed]):
             if row[needed] <= row[there]:
                 return f"This data would find {points} four times in five."
-            more.append(f"{row[needed]:,} {name} (there are {row[there]:,})")
+            more.append(f"{rounded_up(int(row[needed]))} {name} (there are {row[there]:,})")
     if not more:
         return (
             f"Neither {MOST_REPEATS:,} repeats nor {MOST_IMAGES:,} test images alone would decide "

@@ -102,8 +102,8 @@ def _add_pictures(section: Section, run: Run, names: dict[str, str]) -> None:
         return
     figure = figures_reconstructions.picture_rows(rows)
     caption = (
-        "Test images chosen by the seed, with noise, and what comes back of it (Fig. 4): by a "
-        "3×3 median filter, and by each encoder’s decoder, best first."
+        "Test images chosen by the seed, with noise, and what comes back of it (the paper’s "
+        "Fig. 4): by a 3×3 median filter, and by each encoder’s decoder, best first."
     )
     section.figure(draw("fig4_reconstructions", caption, figure))
 
@@ -125,8 +125,8 @@ def picture_rows(run: Run, names: dict[str, str]) -> list[tuple[str, np.ndarray]
 def _add_curves(section: Section, run: Run, curves: pd.DataFrame) -> None:
     figure = figures.autoencoder_loss(curves, run.encoders_made)
     caption = (
-        "Loss of the encoders that are trained on noise, against epochs of pretraining (Fig. 3). "
-        "The epoch with the best validation loss is kept."
+        "Loss of the encoders that are trained on noise, against epochs of pretraining (the "
+        "paper’s Fig. 3). The epoch with the best validation loss is kept."
     )
     section.figure(draw("fig3_denoising_loss", caption, figure, "26rem"))
 
@@ -152,9 +152,9 @@ def _add_maps(section: Section, shown: Shown, names: dict[str, str]) -> None:
     nmi = clusters[clusters["space"] == "latent"].set_index("encoder")["nmi"].to_dict()
     notes = {name: f"NMI {float(nmi[e]):.3f}" for e, name in names.items() if name in found}
     caption = (
-        "Latent spaces side by side: every image on the t-SNE plane, above by species (Fig. 2), "
-        "below by K-means cluster (Fig. 5), with as many clusters as species. NMI: how far "
-        "clusters of the latent components match species. Names are in the map above."
+        "Latent spaces side by side: every image on the t-SNE plane, above by species (the "
+        "paper’s Fig. 2), below by K-means cluster (its Fig. 5), with as many clusters as species. "
+        "NMI: how far clusters of the latent components match species. Names are in the map above."
     )
     figure = figures_reconstructions.maps(found, notes)
     section.figure(draw("latent_spaces", caption, figure))

@@ -135,9 +135,8 @@ class Results:
 
     @cached_property
     def hypotheses(self) -> pd.DataFrame:
-        """The questions, and what the figures answer."""
-        found = hypotheses(self.run, self.pairs, self.contrasts, self.power)
-        return pd.concat([found, self.noise_questions], ignore_index=True)
+        """The questions, and what the figures answer; those on noise are `noise_questions`."""
+        return hypotheses(self.run, self.pairs, self.contrasts, self.power)
 
     @cached_property
     def reconstructions(self) -> pd.DataFrame:
@@ -199,11 +198,13 @@ class Results:
         return ranking.encoder_statement(self.encoders)
 
     def write(self) -> None:
-        """Write `FILES` into the run's folder, those that have a row."""
+        """Write `FILES` into the run's folder: those that have a row, and no older ones."""
         for name, attribute in FILES.items():
             frame: pd.DataFrame = getattr(self, attribute)
             if len(frame):
                 (self.run.location / name).write_text(tables.to_csv(_joined(frame)))
+            else:
+                (self.run.location / name).delete()
 
 
 def _joined(frame: pd.DataFrame) -> pd.DataFrame:

@@ -36,19 +36,14 @@ def robustness_section(shown: Shown) -> Section | None:
         "and half black. An image’s noise is the same for every variant and repeat. Beside the "
         "pretraining of denoising encoders, nothing was trained or chosen on noisy images."
     )
-    _add_questions(section, shown.results.noise_questions)
+    asked = shown.results.noise_questions
+    section.answers(asked[asked["verdict"] != "not asked"].to_dict("records"))
     if len(table):
         _add_accuracy(section, table)
         _add_differences(section, shown.results.noise_differences)
     if len(clusters):
         _add_clusters(section, clusters)
     return section
-
-
-def _add_questions(section: Section, questions: pd.DataFrame) -> None:
-    for row in questions.to_dict("records"):
-        if row["verdict"] != "not asked":
-            section.text(f"{row['question']} {row['text']}", key=f"noise_questions {row['name']}")
 
 
 def _add_accuracy(section: Section, table: pd.DataFrame) -> None:

@@ -64,7 +64,9 @@ def _add_lr(section: Section, shown: Shown) -> None:
         "range was too narrow there."
     )
     shape = (run.metric, run.variants, run.label_ratios)
-    figure = figures.lr_search(run.trials, tables.chosen_lrs(run), *shape, course.rungs(run))
+    figure = figures.lr_search(
+        run.trials, tables.chosen_lrs(run), *shape, run.config["search"]["lr"], course.rungs(run)
+    )
     section.figure(draw("lr_search", caption, figure, "44rem", stands_in=True))
 
 
@@ -90,7 +92,9 @@ def _add_rungs(section: Section, run: Run) -> None:
     saved = course.savings(run.trials, most)
     section.heading("Early stopping")
     if saved.trained:
-        text = Markup("{} of {} trials were stopped early: {} epochs instead of {}, {} saved.")
+        text = Markup(
+            "{} of {} trials were stopped early: {} epochs instead of {}, at most {} saved."
+        )
         numbers = {"stopped": f"{saved.stopped:,}", "trials": f"{saved.trials:,}"}
         numbers |= {"trained": f"{saved.trained:,}", "whole": f"{saved.trained + saved.saved:,}"}
         numbers["share"] = f"{100 * saved.share:.0f}\xa0%"

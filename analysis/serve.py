@@ -93,7 +93,7 @@ def fingerprint(run: Location) -> bytes:
     digest = hashlib.sha256()
     for file in run.children():
         record = file.name == "study.yaml" or file.name.endswith(".parquet")
-        if record and file.name != "latents.parquet":
+        if record and file.name not in ("latents.parquet", "probes.parquet"):
             digest.update(file.name.encode() + file.read_bytes())
     digest.update(repr([each.name for each in (run / "features").children()]).encode())
     return digest.hexdigest()[:16].encode()

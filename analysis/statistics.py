@@ -165,6 +165,15 @@ class CellScores:
     value: dict[str, np.ndarray]
     drawn: dict[str, np.ndarray]
 
+    def on(self, repeats: Sequence[int]) -> CellScores:
+        """Of these repeats alone."""
+        rows = [self.repeats.index(repeat) for repeat in repeats]
+        value, drawn = (
+            {metric: of_repeats[rows] for metric, of_repeats in kind.items()}
+            for kind in (self.value, self.drawn)
+        )
+        return CellScores(tuple(repeats), self.images, value, drawn)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -413,9 +422,10 @@ def pair(first: CellScores, second: CellScores, metric: str) -> Paired:
     shared = tuple(sorted(set(first.repeats) & set(second.repeats)))
     if not shared:
         raise ValueError("no repeat is in both cells")
-    one, other = ([scores.repeats.index(r) for r in shared] for scores in (first, second))
-    value = first.value[metric][one] - second.value[metric][other]
-    drawn = first.drawn[metric][one] - second.drawn[metric][other]
+    one, other = first.on(shared), second.on(shared)
+    value, drawn = (
+        getattr(one, kind)[metric] - getattr(other, kind)[metric] for kind in ("value", "drawn")
+    )
     return Paired(value, drawn, shared, first.images, metric)
 
 

@@ -11,9 +11,10 @@ from analysis import charts, tables
 from analysis.cells import grouped, p_value, points, ratio, value, verdict, with_interval, word
 from analysis.load import Run
 from analysis.page import Cell, Grid, Section
+from analysis.paper import SPECIES
 from analysis.shown import Shown
 from analysis.variants import cell_name
-from analysis.wording import minus
+from analysis.wording import counted, minus
 
 METRICS = ("acc", "f1", "precision", "recall", "loss")
 
@@ -30,7 +31,8 @@ def table_section(shown: Shown) -> Section:
     names += ["lr", "Epochs", "Seconds", "n", "Repeats"]
     section.table(Grid("Table I", names, rows, tables.caption(run)))
     section.note(_conditional(run, shown.results.scored[1].count))
-    _add_paper(section, shown.results.paper)
+    if len(run.species) == SPECIES:  # beside other data it would only confuse
+        _add_paper(section, shown.results.paper)
     return section
 
 
@@ -124,10 +126,16 @@ def differences_section(shown: Shown) -> Section | None:
     caption = (
         "Under each difference its 95 % interval. p: two-sided, from the same draws; Holm: "
         "adjusted for all ratios and contrasts. A difference counts as decided where the latter is "
-        "under 0.05. “At chance”: neither is surely better than guessing, so that it says nothing "
+        "under 0.05. “At chance”: neither is surely better than guessing, which says nothing of "
         "how little they differ. Contrasts named “probe” are of linear classifiers of frozen "
         "features."
     )
+    fewer = int((found["repeats"] < tables.configured_repeats(shown.run)).sum())
+    if fewer:
+        section.note(
+            f"A difference is over the repeats that both sides have: {counted(fewer, 'row')} below "
+            "over fewer than were asked for."
+        )
     names = ["<Contrast", "Labels", "Points", "p", "p (Holm)", "<Verdict"]
     section.table(Grid("Differences", names, rows, caption))
     _add_power(section, shown.results.power)

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 def percents(ratios: Sequence[int] | pd.Series) -> str:
     """``10, 25 and 50 %``."""
-    names = [f"{ratio:g}" for ratio in sorted(ratios)]
-    return f"{', '.join(names[:-1])} and {names[-1]} %" if len(names) > 1 else f"{names[0]} %"
+    return f"{listed([f'{ratio:g}' for ratio in sorted(ratios)])} %"
 
 
 def counted(number: int, thing: str) -> str:
@@ -38,10 +37,48 @@ def unbroken(text: str) -> str:
     return re.sub(r"(?<=\d) (?=points?\b)", "\xa0", text)
 
 
-def in_points(row: Any) -> str:
-    """A difference with its interval."""
-    value, low, high = (100 * row[name] for name in ("difference", "low", "high"))
-    return f"{value:+.1f} points [95 % interval {low:+.1f} to {high:+.1f}]"
+def in_points(row: Any, unsigned: bool = False) -> str:
+    """A difference with its interval.
+
+    Args:
+        unsigned: the words before it say which way it goes.
+    """
+    ends = [100 * row[name] for name in ("difference", "low", "high")]
+    if not unsigned:
+        value, low, high = (f"{end:+.1f}" for end in ends)
+    else:
+        sign = -1.0 if ends[0] < 0 else 1.0
+        value, *rest = (sign * end for end in ends)
+        value, (low, high) = f"{value:.1f}", (f"{end:.1f}" for end in sorted(rest))
+    return minus(f"{value} points [95 % interval {low} to {high}]")
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def rounded_up(number: int) -> str:
+    """Of 100 and more two digits: ``17``, ``about 18,000`` of 17,451."""
+    if number < 100:
+        return f"{number}"
+    unit = 10 ** (len(str(number)) - 2)
+    return f"about {-(-number // unit) * unit:,}"
+
+
+def not_after_holm(row: Any) -> str:
+    """Of a difference whose interval leaves out 0 and that is not decided: why; else nothing."""
+    alone = not row["low"] <= 0 <= row["high"] and row["p_holm"] == row["p_holm"]
+    if not alone:
+        return ""
+    return (
+        f"alone it would count (p {_is(row['p'])}), among all differences it does not "
+        f"(p {_is(row['p_holm'])} after Holm)"
+    )
+
+
+def _is(p_value: float) -> str:
+    return p_text(p_value) if p_value < 0.001 else f"= {p_text(p_value)}"
 
 
 def largest(rows: pd.DataFrame) -> pd.Series:

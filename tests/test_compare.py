@@ -185,6 +185,8 @@ def test_cells_and_repeats_that_one_study_lacks(first: Path, second: Path) -> No
     table = _compare(first, second).table.set_index("cell")
     assert list(table.index) == ["B0@10", "B2@10", "B0@50", "B2@50", "B0@100", "B2@100"]
     assert table.loc["B0@10", "repeats"] == 3  # that both have
+    own = table.loc[["B0@10", "B0@100"]]
+    assert (own["second"] - own["first"]).tolist() == pytest.approx(own["difference"].tolist())
     assert table.loc["B2@10", ["second", "difference", "p_holm"]].isna().all()
     assert table.loc["B0@50", ["first", "second", "first_lr"]].isna().all()
     assert table.loc["B2@10", "first"] > 0

@@ -178,8 +178,8 @@ def test_the_change_with_labels_is_the_difference_of_the_differences(tmp_path: P
 @pytest.mark.parametrize(
     ("repeats", "images", "said"),
     [
-        (7, 900, "would take 7 repeats (there are 5) or 900 test images (there are 500)."),
-        (pd.NA, 900, "would take 900 test images (there are 500)."),
+        (7, 900, "would take 7 repeats (there are 5) or about 900 test images (there are 500)."),
+        (pd.NA, 900, "would take about 900 test images (there are 500)."),
         (pd.NA, pd.NA, "Neither 100 repeats nor 100,000 test images alone would decide"),
         (4, 900, "This data would find a difference of 2.0 points four times in five."),
     ],
@@ -223,3 +223,65 @@ def test_a_recipe_with_another_network_is_not_the_effect_of_pretraining_alone() 
     for name in ("B2-vit−B0", "B2-best−B0"):
         assert found[name].descriptive
     assert not found["B2-vit−B0-vit"].descriptive
+
+
+def test_what_holm_alone_leaves_open_says_so(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", ratios=(10, 100), encoders=0))
+    far = {"difference": 0.3, "low": 0.2, "high": 0.4, "p": 0.007, "p_holm": 0.13}
+    text = _told(run, _compared(run), verdict="not decided", **far)["B2−B0"]
+    assert (
+        "alone it would count (p = 0.007), among all differences it does not (p = 0.130 after Holm)"
+    ) in text
+
+
+def _spoilt(folder: Path, right: dict[str, float]) -> Run:
+    """Of these cells so large a share of images is right, more or less with each repeat."""
+    file, random = folder / "predictions.parquet", np.random.default_rng(0)
+    frame = pd.read_parquet(file)
+    for cell, share in right.items():
+        own = frame["cell"] == cell
+        hit = random.random(own.sum()) < share
+        frame.loc[own, "pred"] = frame.loc[own, "true"].where(hit, "Map")
+    frame.to_parquet(file, index=False)
+    return load(folder)
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict", "start"),
+    [
+        ({"B0@10": 0.4, "B2@10": 0.9, "B0@100": 0.9, "B2@100": 0.9}, "yes", "Yes."),
+        ({"B0@10": 0.9, "B2@10": 0.8, "B0@100": 0.9, "B2@100": 0.4}, "no", "No, it only costs"),
+        ({"B0@10": 0.9, "B2@10": 0.9, "B0@100": 0.4, "B2@100": 0.9}, "no", "No, less."),
+    ],
+)
+def test_worth_more_with_few_labels_takes_a_gain_there(
+    tmp_path: Path, right: dict[str, float], verdict: str, start: str
+) -> None:
+    folder = write_run(tmp_path / "run", variants=("B0", "B2"), ratios=(10, 100), encoders=0)
+    run = _spoilt(folder, right)
+    compared = _compared(run)
+    table = contrasts(compared)
+    found = hypotheses(run, compared, table, power(compared, table)).set_index("name")
+    assert found.loc["B2−B0: few", "verdict"] == verdict
+    assert found.loc["B2−B0: few", "text"].startswith(start)
+
+
+def test_other_encoders_are_asked_about_beside_the_common_one(tmp_path: Path) -> None:
+    variants = ("B0", "B1", "B1-masked", "B2", "B2-masked", "B2-plain")
+    folder = write_run(tmp_path / "run", variants=variants, ratios=(10,), encoders=0)
+    run = _spoilt(folder, {"B1@10": 0.6, "B1-masked@10": 0.62, "B2@10": 0.9, "B2-masked@10": 0.3})
+    results = Results(run)
+    told = results.hypotheses.set_index("name")
+    assert (
+        told.loc["encoder: masked", "question"]
+        == "Is the encoder masked better than the common one?"
+    )
+    assert told.loc["encoder: masked", "verdict"] == "no"
+    text = told.loc["encoder: masked", "text"].replace("\xa0", " ")
+    assert "B2-masked − B2: no, it lowers accuracy: at 10 % labels by 5" in text
+    assert "B1-masked − B1: not decided by this data; the difference is" in text
+    assert "encoder: plain" in told.index
+    sentence = results.answer[2].replace("\xa0", " ")
+    assert sentence.startswith(
+        "Beside the common encoder: masked and plain lowered test accuracy, most B2-masked − B2 at 10 %, by 5"
+    )

@@ -27,6 +27,9 @@ ODD = (
 )
 
 
+LRS = (1e-5, 1e-2)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
@@ -97,7 +100,7 @@ def test_what_has_a_single_epoch_is_drawn_as_a_point(run: Run) -> None:
 
 def test_lr_search_shows_states_and_the_chosen_lr(run: Run) -> None:
     lrs = tables.chosen_lrs(run)
-    figure = figures.lr_search(run.trials, lrs, run.metric, run.variants, [10, 100])
+    figure = figures.lr_search(run.trials, lrs, run.metric, run.variants, [10, 100], LRS)
     assert {"complete", "stopped early", "failed", "chosen"} <= set(_texts(figure))
     cell = next(each for each in figure.axes if each.get_title(loc="left") == "B1 @ 10 %")
     assert cell.lines[0].get_xdata()[0] == lrs["B1@10"]
@@ -107,11 +110,31 @@ def test_lr_search_shows_states_and_the_chosen_lr(run: Run) -> None:
 
 def test_lr_search_tells_at_which_rung_a_trial_was_stopped(run: Run) -> None:
     shape = (run.metric, run.variants, [10, 100])
-    figure = figures.lr_search(run.trials, {}, *shape, course.rungs(run))
+    figure = figures.lr_search(run.trials, {}, *shape, LRS, course.rungs(run))
     assert "stopped at epoch 3" in _texts(figure)
     assert "stopped at epoch 9" not in _texts(figure)  # none was
     late = run.trials.assign(epochs=run.trials["epochs"] + 6)
-    assert "stopped at epoch 9" in _texts(figures.lr_search(late, {}, *shape, course.rungs(run)))
+    assert "stopped at epoch 9" in _texts(
+        figures.lr_search(late, {}, *shape, LRS, course.rungs(run))
+    )
+
+
+@pytest.mark.parametrize(
+    ("searched", "ticks"),
+    [
+        ((1e-4, 3e-3), ["1e-4", "1e-3"]),
+        ((2e-4, 8e-4), ["2e-4", "8e-4"]),
+        ((2e-4, 2e-3), ["2e-4", "2e-3"]),
+    ],
+)
+def test_the_axis_of_learning_rates_is_what_was_searched(
+    run: Run, searched: tuple[float, float], ticks: list[str]
+) -> None:
+    figure = figures.lr_search(run.trials, {}, run.metric, run.variants, [10, 100], searched)
+    assert set(ticks) <= set(_texts(figure))
+    low, high = figure.axes[0].get_xlim()
+    assert low < searched[0] < searched[1] < high
+    assert high / low < 2 * searched[1] / searched[0]
 
 
 def test_what_ran_out_of_time_was_stopped_by_no_rung(run: Run) -> None:
@@ -221,7 +244,7 @@ def test_texts_do_not_overlap(run: Run) -> None:
         figures.label_efficiency(table),
         figures.confusion(rows, run.species),
         figures.autoencoder_loss(run.encoder_epochs),
-        figures.lr_search(run.trials, {}, run.metric, run.variants, [10, 100]),
+        figures.lr_search(run.trials, {}, run.metric, run.variants, [10, 100], LRS),
         figures.rungs_over_time(run.epochs, run.trials, [3, 9], 20),
         figures.occupancy(course.work(run)),
         figures.reliability(errors.calibration(run.predictions)),
@@ -245,7 +268,7 @@ def test_svg_is_the_same_each_time_and_png_is_opaque(run: Run, tmp_path: Path) -
 
 def test_empty_tables_give_empty_axes(run: Run) -> None:
     none = run.trials.head(0)
-    figures.to_svg(figures.lr_search(none, {}, run.metric, ["A"], [10]))
+    figures.to_svg(figures.lr_search(none, {}, run.metric, ["A"], [10], LRS))
     figures.to_svg(figures.learning_curves(run.epochs.head(0), {}, run.metric, ["A"], [10]))
     figures.to_svg(figures.rungs_over_time(run.epochs.head(0), none, [3], 20))
     figures.to_svg(figures.occupancy(course.work(run).head(0)))

@@ -55,6 +55,17 @@ def test_agreement_is_scikit_learns() -> None:
         assert found[f"{name}_low"] < score < found[f"{name}_high"]
 
 
+def test_intervals_end_where_scores_do() -> None:
+    """Of clusters that have nothing to do with the species, and of those that are the species."""
+    random = np.random.default_rng(0)
+    species = np.repeat(np.arange(3), 20)
+    for clusters in (random.integers(0, 3, 60), species):
+        found = agreement(species, clusters, None)
+        for name in ("nmi", "purity"):
+            assert 0 <= found[f"{name}_low"] <= found[name] <= found[f"{name}_high"] <= 1
+        assert -1 <= found["ari_low"] <= found["ari"] <= found["ari_high"] <= 1
+
+
 def test_a_better_encoder_scores_better(folder: Path) -> None:
     found = explore(load(folder))
     assert found.scores["unet-0000"].probe_acc > found.scores["pixels"].probe_acc

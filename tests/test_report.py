@@ -163,6 +163,15 @@ def test_a_study_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
     assert "search not finished: 0 of 16 trials" in text
 
 
+def test_tables_of_what_is_gone_go(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", **SMALL)  # type: ignore[arg-type]
+    write_report(run)
+    assert (run / "probes.csv").is_file()
+    shutil.rmtree(run / "features")
+    write_report(run)
+    assert not (run / "probes.csv").exists()
+
+
 def test_a_torn_record_leaves_the_last_report_as_it_was(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     before = (copy / "report.html").read_bytes()
@@ -191,7 +200,7 @@ def _differences(rows: list[tuple[int, float, float]]) -> pd.DataFrame:
         (
             [(10, -0.01, 0.9), (25, 0.02, 0.3)],
             "is not decided by this data at 10 and 25 % labels; the largest difference is "
-            "+2.0 points [95 % interval 0.0 to 4.0], at 25 %.",
+            "+2.0 points [95 % interval 0.0 to +4.0], at 25 %.",
         ),
         (
             [(10, 0.06, 0.01), (25, 0.09, 0.01), (50, -0.06, 0.02)],

@@ -184,6 +184,8 @@ def test_pointing_at_the_map_shows_the_image_and_its_species(open_page: Open, ru
     page = open_page()
     chart(page, "latents")
     data = page.evaluate("page.data('latents')")
+    caption = page.locator("#figure-fig2_tsne_species figcaption").text_content() or ""
+    assert f"The map of {data['maps'][0]['encoder']} by species" in caption, "the best one first"
     for image in (0, 57):
         point_at(page, image)
         tip = page.locator(".tip:visible")

@@ -24,6 +24,7 @@ from sklearn import metrics as sk
 from analysis import load
 from analysis.report import write_report
 from analysis.results import Results
+from analysis.wording import rounded_up
 
 SPECIES = ("Atala", "Brown argus", "Great jay", "Map")
 RATIOS = (10, 100)
@@ -107,7 +108,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "numbers"
     sizes: dict[str, Any] = {"per_species": (20, 6, 12), "features": 10, "trials": 7}
     write_run(folder, species=SPECIES, ratios=RATIOS, unevaluated=("A@10",), **sizes)
-    write_report(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.table_sections.SPECIES", len(SPECIES))  # the paper has 20
+        write_report(folder)
     return folder
 
 
@@ -449,13 +452,15 @@ def test_the_answer_and_the_questions(page: Numbers, records: Records, results: 
     known = {"95", *map(str, RATIOS)}
     for row in results.contrasts.to_dict("records"):
         known |= {f"{abs(100 * row[name]):.1f}" for name in ("difference", "low", "high")}
+        known |= {f"{row[name]:.3f}" for name in ("p", "p_holm")}
     for row in results.table.dropna(subset=["test_acc"]).to_dict("records"):
         known |= {f"{100 * row[f'test_acc{end}']:.1f}" for end in ("", "_low", "_high")}
         known.add(str(row["labels"]))
     for row in results.power.to_dict("records"):
         known |= {f"{100 * row['target']:.1f}", str(row["repeats"]), str(row["n"])}
         counts = [row[name] for name in ("repeats_needed", "images_needed")]
-        known |= {f"{count:,}" for count in counts if not pd.isna(count)} | {"100", "100,000"}
+        known |= {rounded_up(int(count)) for count in counts if not pd.isna(count)}
+        known |= {each.removeprefix("about ") for each in known} | {"100", "100,000"}
     answers = [text for key, text in page.keyed.items() if key.startswith("answer ")]
     assert len(answers) == 3
     for text in answers:
