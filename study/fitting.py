@@ -201,7 +201,7 @@ def make_trainer(device: torch.device, **options: Any) -> L.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     on_gpu = device.type == "cuda"
-    bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     return L.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         precision="bf16-mixed" if bf16 else "32-true",

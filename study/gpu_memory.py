@@ -97,7 +97,7 @@ def _cross_entropy(network: Any, images: Any) -> Any:
 def _two_steps(network: Any, images: Any, loss: Any) -> None:
     import torch
 
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     for _ in range(2):  # the second has Adam's moments as well
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.liveness import LOCK
+from analysis.load import CAPPED
 from analysis.wording import counted
 from data.storage import InputError, Location, StorageError
 from study.address import require_reachable
@@ -161,8 +162,10 @@ def _work(
         begin(run, study, labels)
         with _recorded(run, study):
             if restart_errored:
-                again = counted(Ledger(run).restart_errored(), "failed trial")
-                print(f"to be run again: {again}", flush=True)
+                failed = Ledger(run).restart_errored()
+                if failed:  # also where search.max_seconds had ended the search
+                    (run / CAPPED).delete()
+                print(f"to be run again: {counted(failed, 'failed trial')}", flush=True)
             study["failures"] = run_stages(material.patient(STORAGE_PATIENCE), address)
 
 

@@ -113,7 +113,10 @@ class Stages:
         self.database = OptunaFile(material.run)
         self.deadline = math.inf  # until the search begins
         if is_capped(material.run, self.config.search.trials):  # in an earlier session
-            self.search.stop()
+            if ledger.repaired:  # trials to be run again, which a search that is over would not
+                (material.run / CAPPED).delete()
+            else:
+                self.search.stop()
         self.failures: dict[str, str] = {}
         self.progress.aside = self._encoders_in_work
 
@@ -292,13 +295,16 @@ class Stages:
             if not has_reconstructions(self.material.run, plan.key):
                 tasks.add(plan.key, self.material, plan)
         self._finish(tasks)
-        write_reconstructions(self.material.run, [plan.key for plan in plans])
+        made = [plan.key for plan in plans if has_reconstructions(self.material.run, plan.key)]
+        write_reconstructions(self.material.run, made)
 
     def _finish(self, tasks: Tasks) -> None:
         while len(tasks):
             for _, result in tasks.ended(0.2):
-                if isinstance(result, Exception):
+                if isinstance(result, StorageError):
                     raise result
+                if isinstance(result, Exception):  # the study has its answer: report it
+                    self.failures[self.progress.phase] = one_line(result)
             self.tick()
 
     def quantise(self) -> None:

@@ -283,5 +283,5 @@ def test_other_encoders_are_asked_about_beside_the_common_one(tmp_path: Path) ->
     assert "encoder: plain" in told.index
     sentence = results.answer[2].replace("\xa0", " ")
     assert sentence.startswith(
-        "Beside the common encoder: masked and plain lowered test accuracy, most B2-masked − B2 at 10 %, by 5"
+        "Beside the common encoder: masked and plain lowered test accuracy, most B2-masked − B2"
     )

@@ -76,3 +76,44 @@ def test_time_that_is_over_while_trials_are_put_off_ends_the_search_afterwards(
     assert found.search.stopped
     (row,) = found.ledger.rows("trials")
     assert (row["state"], row["error"]) == ("PRUNED", CUT_SHORT)
+
+
+def test_trials_put_back_after_the_clocks_end_are_run_and_not_cut_short(
+    make_material: Callable[..., Any],
+) -> None:
+    """As after epochs were lost: what is COMPLETE must not end as PRUNED without an epoch."""
+    search = {"trials": 1, "lr": [1e-4, 1e-2], "grace_period": 1, "max_seconds": 60}
+    material = make_material(search=search)
+    first = stages(material)
+    trial = first.search.next_trial()
+    assert trial is not None
+    epoch = {"epoch": 4, "train_loss": 1.0, "val_loss": 1.0, "val_acc": 0.5, "val_f1": 0.5}
+    first.search.report(trial, epoch | {"seconds": 1.0, "ended": 0.0})
+    first.search.end(trial)
+    first.end_search()
+    first.ledger.drop("epochs", trial_id=trial.trial_id)
+    first.ledger.save(closing=True)
+    again = stages(material)
+    assert again.ledger.repaired
+    taken = again.search.next_trial()
+    assert taken is not None
+    assert taken.trial_id == trial.trial_id
+
+
+def test_a_part_beside_the_answer_may_fail_and_the_study_is_reported(
+    make_material: Callable[..., Any],
+) -> None:
+    class Broken:
+        left = 1
+
+        def __len__(self) -> int:
+            return self.left
+
+        def ended(self, seconds: float) -> list[tuple[str, Exception]]:
+            self.left = 0
+            return [("random", ValueError("image size 28x28"))]
+
+    study = stages(make_material())
+    study.progress.enter("features")
+    study._finish(Broken())  # type: ignore[arg-type]
+    assert study.failures == {"features": "ValueError: image size 28x28"}
