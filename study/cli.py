@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         sys.stderr.close()
-        return 0
+        return 1 if hasattr(options, "resume_hint") else 0  # a study is not done
     except OSError as error:
         if error.errno in _NO_WAY_IN and error.filename is not None:
             expected = "one that can be read"

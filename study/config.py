@@ -341,6 +341,11 @@ class Config(Section):
             if variant != "A":
                 for recipe in self.encoders_of(variant):
                     name = recipe.architecture
+                    if name == "dense" and recipe.width % 4:
+                        raise ValueError(
+                            f"encoder.width: found {recipe.width}, expected a multiple of 4 "
+                            f"for dense"
+                        )
                     strides[name] = ARCHITECTURES[name].stride
         view = self.training.view_size
         for name, stride in sorted(strides.items(), key=lambda item: -item[1]):

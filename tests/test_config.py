@@ -309,3 +309,8 @@ def test_every_key_that_differs_is_named() -> None:
     keys = differences(changed(), new)
     assert {"search.trials", "search.sampler"} < set(keys)
     assert any(key.startswith("data.split") for key in keys)
+
+
+def test_a_dense_encoder_has_a_width_that_it_can_have() -> None:
+    few = ["cells.variants=[B0]", "encoder.architecture=dense", "encoder.width=30"]
+    assert problem(*few) == "quick: encoder.width: found 30, expected a multiple of 4 for dense"
