@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.contrasts import AT_CHANCE, by_recipe, of_other_encoders
+from analysis.contrasts import AT_CHANCE, by_recipe, not_after_holm, of_other_encoders
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run
 from analysis.power import what_would_decide
@@ -17,7 +17,6 @@ from analysis.wording import (
     in_points,
     largest,
     listed,
-    not_after_holm,
     percents,
     unbroken,
 )

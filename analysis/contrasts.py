@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from analysis.statistics import (
     pair,
 )
 from analysis.variants import cell_name, is_best, kind_of, recipe_of
+from analysis.wording import p_sentence
 
 SURE = 0.05
 SMALL = 0.02
@@ -224,6 +226,19 @@ def verdict(row: Mapping[object, float], learned: bool = True) -> str:
     if row["repeats"] < 2 or row["low"] <= -SMALL or row["high"] >= SMALL:
         return "not decided"
     return "under 2 points" if learned else AT_CHANCE
+
+
+def not_after_holm(row: Any) -> str:
+    """Of a difference that is not decided: that it would be, if it were the only one; else nothing.
+
+    With one repeat there is no p-value.
+    """
+    if not row["p"] < SURE:
+        return ""
+    return (
+        f"alone it would count ({p_sentence(row['p'])}), among all differences it does not "
+        f"({p_sentence(row['p_holm'])} after Holm)"
+    )
 
 
 def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int, int] | None:

@@ -17,19 +17,12 @@ from analysis.contrasts import (
     Pairs,
     by_recipe,
     change_with_labels,
+    not_after_holm,
     of_other_encoders,
 )
 from analysis.load import Run
 from analysis.power import what_would_decide
-from analysis.wording import (
-    in_points,
-    largest,
-    minus,
-    not_after_holm,
-    p_text,
-    percents,
-    unbroken,
-)
+from analysis.wording import in_points, largest, minus, p_sentence, percents, unbroken
 
 COLUMNS = ["name", "question", "verdict", "text"]
 PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
@@ -173,10 +166,9 @@ def _few_labels(compared: Pairs, contrast: str) -> tuple[str, str]:
         )
     change, p_value, few, many = found
     values = {"difference": change.value, "low": change.low, "high": change.high}
-    relation = p_text(p_value) if p_value < 0.001 else f"= {p_text(p_value)}"
     text = (
-        f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}, p "
-        f"{relation} (one test, not adjusted for the others)."
+        f"The effect at {few:g} % labels less that at {many:g} % is {in_points(values)}, "
+        f"{p_sentence(p_value)} (one test, not adjusted for the others)."
     )
     if p_value >= SURE or change.low <= 0 <= change.high:
         return "not decided", unbroken(minus(f"Not decided by this data. {text}"))

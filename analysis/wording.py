@@ -31,6 +31,11 @@ def p_text(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
+def p_sentence(p_value: float) -> str:
+    """``p = 0.012``, or ``p < 0.001``."""
+    return f"p {'' if p_value < 0.001 else '= '}{p_text(p_value)}"
+
+
 def unbroken(text: str) -> str:
     """Without a line break between a number and its unit, or around a minus between names."""
     text = text.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0")
@@ -64,21 +69,6 @@ def rounded_up(number: int) -> str:
         return f"{number}"
     unit = 10 ** (len(str(number)) - 2)
     return f"about {-(-number // unit) * unit:,}"
-
-
-def not_after_holm(row: Any) -> str:
-    """Of a difference whose interval leaves out 0 and that is not decided: why; else nothing."""
-    alone = not row["low"] <= 0 <= row["high"] and row["p_holm"] == row["p_holm"]
-    if not alone:
-        return ""
-    return (
-        f"alone it would count (p {_is(row['p'])}), among all differences it does not "
-        f"(p {_is(row['p_holm'])} after Holm)"
-    )
-
-
-def _is(p_value: float) -> str:
-    return p_text(p_value) if p_value < 0.001 else f"= {p_text(p_value)}"
 
 
 def largest(rows: pd.DataFrame) -> pd.Series:

@@ -54,7 +54,8 @@ class Progress:
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._started = time.monotonic()
         self._shown = 0.0
-        self._entered, self._done_before, self._epochs_before = self._started, 0, self._epochs()
+        self._entered, self._epochs_before = self._started, self._epochs()
+        self._done_before, self._begun = 0, (0.0, 0)
 
     def __enter__(self) -> Progress:
         if self.on_screen:
@@ -84,8 +85,9 @@ class Progress:
     def enter(self, phase: str, count: Count | None = None) -> None:
         """Another part of the study begins; with a ``count``, the line says what is left."""
         self.phase, self.count = phase, count
-        self._entered = time.monotonic()
-        self._done_before, self._epochs_before = count.done() if count else 0, self._epochs()
+        self._entered, self._epochs_before = time.monotonic(), self._epochs()
+        self._done_before = count.done() if count else 0
+        self._begun = self._entered, self._done_before
         self.show(now=True)
 
     def show(self, now: bool = False) -> None:
@@ -139,14 +141,19 @@ class Progress:
         return f"{epochs / seconds:.1f} epochs/s" if epochs and seconds > 1 else ""
 
     def _left(self) -> str:
-        """Time left of this part, where things go on as they did since it began."""
+        """Time left of this part, where things go on as they have since the first of them ended:
+        until then processes start and encoders are made.
+        """
         if self.count is None:
             return ""
-        done = self.count.done()
-        here, left = done - self._done_before, self.count.total - done
+        now, done = time.monotonic(), self.count.done()
+        if self._begun[1] == self._done_before:
+            self._begun = now, done
+        since, before = self._begun
+        here, left = done - before, self.count.total - done
         if not left or here < LEAST_SHARE * (here + left):
             return ""
-        return f"about {clock((time.monotonic() - self._entered) / here * left)} left"
+        return f"about {clock((now - since) / here * left)} left"
 
 
 def clock(seconds: float) -> str:

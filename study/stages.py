@@ -113,7 +113,8 @@ class Stages:
         self.database = OptunaFile(material.run)
         self.deadline = math.inf  # until the search begins
         if is_capped(material.run, self.config.search.trials):  # in an earlier session
-            if ledger.repaired:  # trials to be run again, which a search that is over would not
+            unfinished = any(row["state"] == "RUNNING" for row in ledger.rows("trials"))
+            if ledger.repaired and unfinished:  # they had ended, and a stopped search runs none
                 (material.run / CAPPED).delete()
             else:
                 self.search.stop()
