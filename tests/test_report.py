@@ -184,7 +184,8 @@ def test_a_torn_record_leaves_the_last_report_as_it_was(folder: Path, tmp_path: 
 def _differences(rows: list[tuple[int, float, float]]) -> pd.DataFrame:
     columns = ["label_ratio", "difference", "p_holm"]
     frame = pd.DataFrame(rows, columns=columns).assign(contrast="B2−B0", repeats=3)
-    frame = frame.assign(low=frame["difference"] - 0.02, high=frame["difference"] + 0.02)
+    ends = {"low": frame["difference"] - 0.02, "high": frame["difference"] + 0.02}
+    frame = frame.assign(**ends, p=frame["p_holm"])
     return frame.assign(verdict=[verdict(row) for row in frame.to_dict("records")])
 
 
