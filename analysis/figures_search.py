@@ -284,7 +284,7 @@ def _epochs_saved(axes: Axes, epochs: pd.DataFrame, trials: pd.DataFrame, max_ep
     if len(ended):
         ends = [
             (trained[-1], "trained", "top"),
-            (trained[-1] + saved[-1], "without stopping,\nat most", "bottom"),
+            (trained[-1] + saved[-1], "at most", "bottom"),
         ]
         for height, name, side in ends if saved[-1] else ends[:1]:
             place: Any = {"va": side, "xytext": (4, 0), "textcoords": "offset points"}
