@@ -168,8 +168,12 @@ def caption(run: Run) -> str:
 
 
 def per_repeat(run: Run) -> bool:
-    """Whether each repeat has a pretrained encoder of its own."""
-    return all(run.recipe(variant).get("per_repeat", True) for variant in run.pretrained_as)
+    """Whether each repeat has a pretrained encoder of its own, as `study.config` decides it."""
+    recipes = [run.recipe(variant) for variant in run.pretrained_as]
+    return all(
+        recipe.get("per_repeat", True) or recipe.get("pretrain_on") == "unlabelled"
+        for recipe in recipes
+    )
 
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:

@@ -248,7 +248,10 @@ class Location:
         from pyarrow.fs import FileSelector
 
         selector = FileSelector(self.path, recursive=recursive, allow_not_found=True)
-        found = self._file_system().get_file_info(selector)
+        try:
+            found = self._file_system().get_file_info(selector)
+        except PermissionError as error:  # Arrow's names no file
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self)) from error
         paths = sorted(info.path for info in found)
         return [self._at(p) for p in paths if not p.rsplit("/", 1)[-1].startswith(_TEMPORARY)]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.autoencoders import pool_and_rectify
+from models.normalisation import BatchNorm1d
 from models.registry import ARCHITECTURES, build_encoder
 
 VARIANTS = ("A", "B0", "B1", "B2", "C")
@@ -67,7 +68,7 @@ class WideLinear(nn.Linear):
         return _OneDnnLinear.apply(x, self.weight, self.bias)
 
 
-class FeatureNorm(nn.BatchNorm1d):
+class FeatureNorm(BatchNorm1d):
     """Each feature with mean 0 and variance 1 over the batch, ``(B, D)`` -> ``(B, D)``.
 
     Features after a ReLU have a common mean far above their differences, on which Adam makes
@@ -77,12 +78,6 @@ class FeatureNorm(nn.BatchNorm1d):
 
     def __init__(self, features: int):
         super().__init__(features, affine=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1 or not self.training:
-            return super().forward(x)
-        # The last batch of an epoch may be one image, which has no variance.
-        return F.batch_norm(x, self.running_mean, self.running_var, eps=self.eps)
 
 
 def _head(features: int, hidden: int, num_classes: int, normalise: bool = False) -> nn.Sequential:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.normalisation import BatchNorm2d
+
 
 class ResidualBlock(nn.Module):
     """Two conv3×3 with batch normalisation, added to a shortcut; ReLU after each.
@@ -26,15 +28,15 @@ class ResidualBlock(nn.Module):
     def __init__(self, before: int, after: int, stride: int):
         super().__init__()
         self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.first_norm = nn.BatchNorm2d(after)
+        self.first_norm = BatchNorm2d(after)
         self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.second_norm = nn.BatchNorm2d(after)
+        self.second_norm = BatchNorm2d(after)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
             self.shortcut = nn.Sequential(
                 nn.AvgPool2d(stride),
                 nn.Conv2d(before, after, 1, bias=False),
-                nn.BatchNorm2d(after),
+                BatchNorm2d(after),
             )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ class ResidualEncoder(nn.Module):
             raise ValueError(f"width {width}: expected at least 1")
         self.channels = 8 * width
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(3, width, 3, 2, 1, bias=False), BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         self.blocks = nn.Sequential(
             ResidualBlock(width, width, 1),

@@ -159,7 +159,7 @@ class Encoder(Section):
     batch_size: int = Field(64, ge=1)
     lr: Positive = 5.0e-4
     normalise: bool = False  # its features, before the classifier of B0, B1 and B2
-    per_repeat: bool = True  # False: every repeat shares the search's encoder
+    per_repeat: bool = True  # False: repeats share the search's encoder, if on the same images
 
     @model_validator(mode="after")
     def _noise_fits(self) -> Encoder:
@@ -167,6 +167,14 @@ class Encoder(Section):
             found = f"found {self.pepper:g} with salt {self.salt:g}"
             raise ValueError(f"pepper: {found}, expected at most 1 together")
         return self
+
+    @property
+    def shared(self) -> bool:
+        """Whether all repeats start from the search's encoder.
+
+        Each labels other images, so what is unlabelled in the search is not so in a repeat.
+        """
+        return not self.per_repeat and self.pretrain_on == "all"
 
 
 class Training(Section):
@@ -335,27 +343,22 @@ class Config(Section):
             )
 
     def _require_size(self) -> None:
-        size = self.data.image_size
-        strides = {"A": 4} if "A" in self.cells.variants else {}
-        for variant in self.cells.variants:
-            if variant != "A":
-                for recipe in self.encoders_of(variant):
-                    name = recipe.architecture
-                    if name == "dense" and recipe.width % 4:
-                        raise ValueError(
-                            f"encoder.width: found {recipe.width}, expected a multiple of 4 "
-                            f"for dense"
-                        )
-                    strides[name] = ARCHITECTURES[name].stride
+        trained = [r for v in self.cells.variants if v != "A" for r in self.encoders_of(v)]
+        pretrained = any(kind_of(variant) in ("B1", "B2") for variant in self.cells.variants)
+        control = [self.encoder] if pretrained else []  # `random` is the section's, untrained
+        for recipe in trained + control:
+            if recipe.architecture == "dense" and recipe.width % 4:
+                raise ValueError(
+                    f"encoder.width: found {recipe.width}, expected a multiple of 4 for dense"
+                )
+        names = {recipe.architecture for recipe in trained}
+        names |= {"A"} if "A" in self.cells.variants else set()
+        of_control = {recipe.architecture for recipe in control}
+        _require_multiple("data.image_size", self.data.image_size, names | of_control)
         view = self.training.view_size
-        for name, stride in sorted(strides.items(), key=lambda item: -item[1]):
-            for key, pixels in (("data.image_size", size), ("training.view_size", view)):
-                if pixels is not None and pixels % stride:
-                    raise ValueError(
-                        f"{key}: found {pixels}, expected a multiple of {stride} for {name}"
-                    )
         if view is not None:
-            self._require_views(view, size, strides)
+            _require_multiple("training.view_size", view, names)
+            self._require_views(view, self.data.image_size, sorted(names))
 
     def _require_views(self, view: int, size: int, architectures: Iterable[str]) -> None:
         if view > size:
@@ -386,6 +389,13 @@ class Config(Section):
                 f"a label ratio of 100, which leaves no unlabelled image; expected "
                 f"cells.label_ratios below 100"
             )
+
+
+def _require_multiple(key: str, pixels: int, architectures: Iterable[str]) -> None:
+    strides = {n: ARCHITECTURES[n].stride if n in ARCHITECTURES else 4 for n in architectures}
+    for name, stride in sorted(strides.items(), key=lambda item: (-item[1], item[0])):
+        if pixels % stride:
+            raise ValueError(f"{key}: found {pixels}, expected a multiple of {stride} for {name}")
 
 
 def kind_of(variant: str) -> str:

@@ -61,7 +61,7 @@ def plan_encoder(material: Material, cell: Cell, repeat: int | None) -> EncoderP
     if not cell.kind.pretrained:
         return None
     settings = material.config.recipe(cell.variant)
-    if not settings.per_repeat:
+    if settings.shared:
         repeat = None
     rows = material.rows("train")
     if settings.pretrain_on == "unlabelled":

@@ -7,10 +7,11 @@ runs out of memory all the same goes on with a larger share (`study.tuning`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
-from study.cells import cells_of
+from study.cells import all_trained_cells
 from study.encoders import EncoderPlan, encoder_settings, new_objective
 from study.material import Material
 from study.planning import smallest_share
@@ -48,43 +49,50 @@ def measure(material: Material) -> tuple[float, float]:
     if not torch.cuda.is_available():
         raise RuntimeError("PyTorch sees no GPU")
     device, features = torch.device("cuda"), 0
-    for network, images, loss in _networks(material):
+    for network, images, loss, averaged in networks(material):
         features = max(features, _features(network))
-        _two_steps(network.to(device), images.to(device), loss)
-        del network, images
+        network.to(device)
+        average = copy.deepcopy(network) if averaged else None
+        _two_steps(network, images.to(device), loss)
+        del network, images, average
     free, memory = torch.cuda.mem_get_info()
     context = memory - free - torch.cuda.memory_reserved()
     most = torch.cuda.max_memory_reserved() + min(max(context, CONTEXT[0]), CONTEXT[1])
     return most + _data(material, features), float(memory)
 
 
-def _networks(material: Material) -> Iterator[tuple[Any, Any, Any]]:
-    """The classifiers that are trained whole, and the objectives, with a batch for each."""
+def networks(material: Material) -> Iterator[tuple[Any, Any, Any, bool]]:
+    """What a study trains: its classifiers, trained whole, and its encoders' objectives.
+
+    Yields:
+        The network, a batch for it, its loss, and whether a moving average, as large as the
+        network, is kept beside it.
+    """
     import torch
 
     from models.classifiers import build_classifier
 
     config, classes = material.config, len(material.species)
-    size = config.data.image_size
-    recipes = dict.fromkeys(
-        recipe for variant in config.cells.variants for recipe in config.encoders_of(variant)
-    )
-    semi = any(cell.kind.semi for cell in cells_of(config))
-    batch = config.training.batch_size + semi * config.semi.unlabelled_per_step
-    for variant, recipe in [("A", config.encoder), *(("B0", recipe) for recipe in recipes)]:
-        network = build_classifier(variant, classes, **encoder_settings(recipe, size))
-        yield network, torch.zeros(batch, 3, size, size), _cross_entropy
-    for recipe in recipes:
-        plan = EncoderPlan(
-            "memory", None, recipe, tuple(range(len(material.images.files))), 0, None
-        )
+    size, labelled = config.data.image_size, config.training.batch_size
+    trained = [(cell.kind, config.recipe(cell.variant)) for cell in all_trained_cells(config)]
+    for name, recipe, semi in dict.fromkeys(
+        ("A" if kind.name == "A" else "B0", recipe, kind.semi) for kind, recipe in trained
+    ):
+        batch = labelled + (config.semi.unlabelled_per_step if semi else 0)
+        network = build_classifier(name, classes, **encoder_settings(recipe, size))
+        averaged = semi or config.training.average > 0
+        yield network, torch.zeros(batch, 3, size, size), _cross_entropy, averaged
+    for recipe in dict.fromkeys(recipe for kind, recipe in trained if kind.pretrained):
+        every = tuple(range(len(material.images.files)))
+        objective = new_objective(material, EncoderPlan("memory", None, recipe, every, 0, None))
         images = torch.zeros(recipe.batch_size, 3, size, size)
-        rows = torch.zeros(recipe.batch_size, dtype=torch.int64)
-        yield (
-            new_objective(material, plan),
-            images,
-            lambda net, images, rows=rows: net.loss(images, rows.to(images.device)),
-        )
+        yield objective, images, _loss_of_objective, False
+
+
+def _loss_of_objective(objective: Any, images: Any) -> Any:
+    import torch
+
+    return objective.loss(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
 
 
 def _cross_entropy(network: Any, images: Any) -> Any:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -148,11 +149,10 @@ def _work(
     folder = images_of(config, study)
     _require_writable(out)
     require_reachable(address)
-    with ThreadPoolExecutor(1) as thread:
-        preparing = thread.submit(prepare, config, out, run, study, folder)
-        from study.stages import run_stages  # brings Ray and Optuna, while images are decoded
-
-        material, labels = preparing.result()
+    with ThreadPoolExecutor(1) as thread:  # for Ray and Optuna: Ctrl-C interrupts this one alone
+        loading = thread.submit(import_module, "study.stages")
+        material, labels = prepare(config, out, run, study, folder)
+        run_stages = loading.result().run_stages
     with only_driver(run):
         if on_record(run) != found:
             raise InputError(

@@ -112,10 +112,8 @@ def plan(config: Config, out: Location) -> list[str]:
     trials = len(cells) * config.search.trials
     repeats = config.evaluation.repeats
     most = trials * config.training.max_epochs
-    images = sum(
-        counts.labelled(cell.label_ratio) * config.search.trials * config.training.max_epochs
-        for cell in cells
-    )
+    an_epoch = sum(images_an_epoch(config, counts, cell) for cell in cells)
+    images = an_epoch * config.search.trials * config.training.max_epochs
     ratios = ", ".join(
         f"{ratio} % = {counts.labelled(ratio)}" for ratio in sorted(config.cells.label_ratios)
     )
@@ -140,13 +138,33 @@ def plan(config: Config, out: Location) -> list[str]:
     ]
 
 
+def images_an_epoch(config: Config, counts: Counts, cell: Cell) -> int:
+    """How many images an epoch of a cell's classifier goes through, as `data.module` batches them.
+
+    Few labelled ones are gone through again until the epoch has its steps; C sees all images of
+    train besides.
+    """
+    labelled, size = counts.labelled(cell.label_ratio), config.training.batch_size
+    steps = max(-(-labelled // size), config.training.min_steps_per_epoch)
+    seen = _in_batches(labelled, size, steps)
+    if cell.kind.semi:
+        seen += _in_batches(sum(counts.train), config.semi.unlabelled_per_step, steps)
+    return seen
+
+
+def _in_batches(images: int, size: int, steps: int) -> int:
+    """Images of so many batches; the last batch of each pass may be smaller."""
+    passes, rest = divmod(steps, -(-images // size))
+    return passes * images + rest * size
+
+
 def _encoders(config: Config) -> str:
     pretrained = [cell for cell in all_trained_cells(config) if cell.kind.pretrained]
     if not pretrained:
         return "none"
     names = ", ".join(sorted({cell.variant for cell in pretrained}))
     most = max(config.recipe(cell.variant).epochs for cell in pretrained)
-    own = any(config.recipe(cell.variant).per_repeat for cell in pretrained)
+    own = not all(config.recipe(cell.variant).shared for cell in pretrained)
     shared = "" if own and config.evaluation.repeats else " (shared by all repeats)"
     searched = any(config.recipes_of(variant) for variant in config.cells.variants)
     most_of = "at most " if searched and own and config.evaluation.repeats else ""
@@ -165,7 +183,7 @@ def encoder_key(config: Config, cell: Cell, repeat: int | None) -> Hashable:
         return None
     recipe = config.recipe(cell.variant)
     own = cell.label_ratio if recipe.pretrain_on == "unlabelled" else 0
-    return recipe, own, repeat if recipe.per_repeat else None
+    return recipe, own, None if recipe.shared else repeat
 
 
 def _side_by_side(config: Config) -> str:

@@ -188,7 +188,7 @@ class Ledger:
         self.run = run
         self.repaired: list[str] = []
         self.tables = {name: self._read(name) for name in TABLES}
-        self._segments = [s for s in (run / "journal").children() if s.name.endswith(".jsonl")]
+        self._segments = [s for s in (run / "journal").children() if _is_segment(s.name)]
         self._next_segment = 1 + max((int(s.name.split(".")[0]) for s in self._segments), default=0)
         self._pending: list[str] = []
         self._saved_at = time.monotonic()
@@ -440,6 +440,12 @@ def _from_yaml(content: bytes) -> dict[str, Any]:
     if not isinstance(study, dict) or not {"config", "failures"} <= study.keys():
         raise ValueError("lacks config or failures")
     return study
+
+
+def _is_segment(name: str) -> bool:
+    """Not what an editor or a synchronised folder left beside them."""
+    number, _, kind = name.partition(".")
+    return kind == "jsonl" and number.isdecimal()
 
 
 def _changes(content: bytes) -> list[Any]:

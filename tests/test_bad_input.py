@@ -338,6 +338,12 @@ def test_no_permission(refused: Command, tiny_images: Path, tmp_path: Path) -> N
     with nobody(tmp_path):
         for command in ("leaderboard", "resume"):
             assert f"{folder}/run" in refused(command, folder / "run")
+    folder.chmod(0o755)
+    (folder / "run").chmod(0o311)  # may be entered, not looked into
+    with nobody(tmp_path):
+        assert f"{folder}/run: permission denied" in refused(
+            *arguments[:2], "--out", folder, "--name", "run"
+        )
 
 
 @contextlib.contextmanager

@@ -314,3 +314,14 @@ def test_every_key_that_differs_is_named() -> None:
 def test_a_dense_encoder_has_a_width_that_it_can_have() -> None:
     few = ["cells.variants=[B0]", "encoder.architecture=dense", "encoder.width=30"]
     assert problem(*few) == "quick: encoder.width: found 30, expected a multiple of 4 for dense"
+
+
+def test_the_untrained_control_must_fit_the_images_as_well() -> None:
+    """It is the section's network, also where every variant has a recipe."""
+    dense = {"encoders": {"flat": {"architecture": "dense", "width": 32}}}
+    own = {"data": {"image_size": 28}, "cells": {"variants": ["B1-flat"], "label_ratios": [50]}}
+    with pytest.raises(InputError, match=r"data\.image_size: found 28"):
+        load_config(own | dense)
+    assert load_config(own | dense | {"encoder": {"architecture": "dense", "width": 32}})
+    scratch = own | dense | {"cells": {"variants": ["B0-flat"], "label_ratios": [50]}}
+    assert load_config(scratch), "without a pretrained encoder there is no control"

@@ -102,6 +102,16 @@ def test_it_can_learn(name: str) -> None:
 
 
 @every_architecture
+def test_one_image_of_the_smallest_size_can_be_trained_on(name: str) -> None:
+    """As the last batch of an epoch may be; at that size a map may have one cell."""
+    size = ARCHITECTURES[name].stride if name not in ONE_SIZE else 32
+    encoder = build(name)
+    seen = {key: value.clone() for key, value in encoder.named_buffers()}
+    encoder(images(1, size, size)).sum().backward()
+    assert all(torch.equal(value, seen[key]) for key, value in encoder.named_buffers())
+
+
+@every_architecture
 def test_weights_come_back_from_bytes(name: str) -> None:
     encoder = build(name)
     encoder(images())  # in training mode, so that running statistics have moved

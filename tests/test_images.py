@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from conftest import SPECIES, draw_image, tiny_tree
+from conftest import SPECIES, World, draw_image, environment, left_behind, tiny_tree
+from PIL import Image
 
 from data.storage import Location
 from study.config import config_from
@@ -55,3 +60,27 @@ def test_a_pool_that_is_gone_keeps_its_split(tmp_path: Path) -> None:
     shutil.rmtree(pool)
     assert opened(pool, out) == first
     assert (out / "tiny" / "labels.parquet").read_bytes() == labels
+
+
+@pytest.mark.timeout(120)
+def test_ctrl_c_ends_the_decoding(tmp_path: Path) -> None:
+    """Half a minute of it: the same large picture under many names."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    for split in ("train", "valid", "test"):
+        for species in SPECIES:
+            folder = tmp_path / "images" / split / species
+            folder.mkdir(parents=True)
+            for i in range(60):
+                os.link(tmp_path / "large.png", folder / f"{i}.png")
+    world = World(tmp_path, environment(MARIPOSA_CACHE=str(tmp_path / "cache")))
+    study = world.start("run", "smoke", "--data", "images", "--out", "runs")
+    while not list(tmp_path.glob("runs/packed/.part-*.npy")):
+        assert study.poll() is None
+        time.sleep(0.05)
+    study.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    _, err = study.communicate(timeout=60)
+    assert (study.returncode, err) == (130, "mariposa: interrupted; go on with: the same command\n")
+    assert time.monotonic() - asked < 15
+    assert left_behind(tmp_path / "runs") == []

@@ -148,11 +148,13 @@ def test_a_segment_written_after_a_crash_comes_after_the_old_ones(tmp_path: Path
     assert len(set(journal(run))) == 3
 
 
-def test_an_unfinished_temporary_file_is_no_record(tmp_path: Path) -> None:
+def test_what_is_no_segment_is_no_record(tmp_path: Path) -> None:
     ledger = Ledger(Location(tmp_path))
     ledger.put("trials", trial(0))
     ledger.flush()
     (tmp_path / "journal" / ".part-1234abcd-000002.jsonl").write_text('["trials", {"tri')
+    for foreign in ("000001 (copy).jsonl", "000001.jsonl.sync-conflict.jsonl", "notes.jsonl"):
+        (tmp_path / "journal" / foreign).write_text("somebody else's")
     (tmp_path / ".part-1234abcd-trials.parquet").write_bytes(b"PAR1")
     assert Ledger(Location(tmp_path)).rows("trials") == [trial(0)]
 

@@ -143,6 +143,9 @@ def test_an_encoders_key_follows_from_all_its_weights_follow_from(
     assert key(material, repeat=0) == plan.key, "per_repeat: false"
     own = make_material(encoder={"per_repeat": True})
     assert len({key(own, repeat) for repeat in (None, 0, 1)}) == 3
+    unlabelled = {"pretrain_on": "unlabelled", "per_repeat": False}
+    rest = make_material(encoder=unlabelled, cells={"label_ratios": [50]})
+    assert len({key(rest, repeat) for repeat in (None, 0, 1)}) == 3, "each labels other images"
     changes = [{"width": 3}, {"epochs": 2}, {"lr": 1e-3}, {"pretrain_on": "unlabelled"}]
     cells = {"label_ratios": [50]}
     keys = {key(make_material(encoder=change, cells=cells)) for change in changes}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import CutMix
 
 from models.augmentation import Augmentation
+from models.normalisation import BatchNorm1d
 from models.objectives import Objective
 
 VIEWS = Augmentation(
@@ -59,24 +60,15 @@ class Instance(Objective):
         self.count, self.temperature = images, temperature
         channels: int = encoder.channels  # type: ignore[assignment]
         self.hidden = nn.Linear(channels, HIDDEN, bias=False)
-        self.norm = nn.BatchNorm1d(HIDDEN)
+        self.norm = BatchNorm1d(HIDDEN)
         self.projected = nn.Linear(HIDDEN, PROJECTED)
         self.prototypes = nn.Linear(PROJECTED, images, bias=False)  # its weight, (N, D)
         self.cutmix = CutMix(alpha=CUTMIX, num_classes=images)
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, 3, H, W)`` in [-1, 1] -> ``(B, D)`` float32 of length 1."""
-        hidden = self._normalised(self.hidden(self.encoder(images).mean((2, 3))))
+        hidden = self.norm(self.hidden(self.encoder(images).mean((2, 3))))
         return F.normalize(self.projected(hidden.relu()).float())
-
-    def _normalised(self, hidden: Tensor) -> Tensor:
-        """Over the batch, or, of a single image, by what was seen before."""
-        if len(hidden) > 1:
-            return self.norm(hidden)
-        known = self.norm
-        return F.batch_norm(
-            hidden, known.running_mean, known.running_var, known.weight, known.bias, eps=known.eps
-        )
 
     def logits(self, images: Tensor) -> Tensor:
         """Of each training image: ``(B, 3, H, W)`` in [-1, 1] -> ``(B, N)`` float32."""

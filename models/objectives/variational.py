@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.autoencoders import autoencoder_of
 from models.noise import require_shares, salt_and_pepper
+from models.normalisation import BatchNorm2d
 from models.objectives import Objective
 
 BOUND = 10.0  # of log variances: they come near it, and keep a gradient
@@ -58,7 +58,7 @@ class Variational(Objective):
         self.autoencoder = autoencoder_of(encoder, "none")
         channels: int = encoder.channels  # type: ignore[assignment]
         self.mean = nn.Conv2d(channels, channels, 1, bias=False)
-        self.centre = nn.BatchNorm2d(channels, momentum=MOMENTUM, affine=False)
+        self.centre = BatchNorm2d(channels, momentum=MOMENTUM, affine=False)
         self.gain = nn.Parameter(torch.full((channels, 1, 1), GAIN))
         self.log_variance = nn.Conv2d(channels, channels, 1)
         self.slow_log_scale = nn.Parameter(torch.tensor(-1.0 / SCALE_SPEED))
@@ -81,14 +81,8 @@ class Variational(Objective):
         """Mean and log variance of the latent, both ``(B, C, h, w)`` float32."""
         maps = self.encoder(images)
         log_variance = self.log_variance(maps).float()
-        return self._centred(self.mean(maps).float()), BOUND * torch.tanh(log_variance / BOUND)
-
-    def _centred(self, mean: Tensor) -> Tensor:
-        """Normalised over the batch, or, of a single image, by what was seen before."""
-        if len(mean) > 1:
-            return self.gain * self.centre(mean)
-        known = self.centre
-        return self.gain * F.batch_norm(mean, known.running_mean, known.running_var, eps=known.eps)
+        mean = self.gain * self.centre(self.mean(maps).float())
+        return mean, BOUND * torch.tanh(log_variance / BOUND)
 
     def forward(self, images: Tensor) -> Tensor:
         """The images given back from the mean of the latent, ``(B, ...)`` as `target` has them."""
