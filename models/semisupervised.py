@@ -90,21 +90,15 @@ class FixMatchModule(ClassifierModule):
         network: images -> logits ``(B, K)``. It becomes the moving average, which is what is
             validated, tested and kept; what is trained is a copy of it, `student`.
         num_classes: K.
-        lr: the learning rate, with ``cosine`` the greatest.
+        lr: the learning rate.
         label_counts: ``(K,)``, the labelled images of each species.
         weak: what the teacher's views undergo, the paper's α.
         strong: what the student's views of unlabelled images undergo, the paper's 𝒜.
-        labelled: what labelled images undergo; None: as ``weak``, as in the paper.
+        augment: what labelled images undergo; None: as ``weak``, as in the paper.
         threshold: the least probability of a sure name, the paper's τ.
         unlabelled_weight: of the unlabelled images' loss, the paper's λ_u.
         decay: of the moving average, in (0, 1).
-        weight_decay: AdamW's, for matrices and kernels only.
-        cosine: the learning rate rises over the first 5 % of the steps and then falls to 0.
-        view_size: pixels a side of all training views; None: the images' own size.
-        seed: of the views.
-
-    Attributes:
-        student: the network that is trained.
+        options: the others of `ClassifierModule`.
     """
 
     def __init__(
@@ -116,30 +110,18 @@ class FixMatchModule(ClassifierModule):
         label_counts: Tensor,
         weak: Augmentation = LIGHT,
         strong: Augmentation = STRONG,
-        labelled: Augmentation | None = None,
+        augment: Augmentation | None = None,
         threshold: float = 0.8,
         unlabelled_weight: float = 1.0,
         decay: float = 0.99,
-        weight_decay: float = 0.05,
-        cosine: bool = True,
-        view_size: int | None = None,
-        seed: int = 0,
+        **options: Any,
     ):
-        super().__init__(
-            network,
-            num_classes,
-            lr,
-            augment=labelled or weak,
-            view_size=view_size,
-            cosine=cosine,
-            decay=decay,
-            weight_decay=weight_decay,
-            seed=seed,
-        )
+        augment = augment or weak
+        super().__init__(network, num_classes, lr, augment=augment, decay=decay, **options)
         if not decay:
             raise ValueError("decay 0: expected more, as the average names the images")
         self.pseudo_labels = PseudoLabels(label_counts, threshold)
-        self.weak, self.strong, self.labelled = weak, strong, labelled or weak
+        self.weak, self.strong, self.labelled = weak, strong, augment
         self.unlabelled_weight = unlabelled_weight
         self._train_sure = _RunningMean()
 

@@ -234,7 +234,8 @@ def _predict(options: argparse.Namespace) -> int:
 
     run = _run_location(options.run)
     config = config_from(read_study(run)["config"], str(run / "study.yaml"))
-    answers = predict(run, config.search.metric, [Location(image) for image in options.images])
+    images = [Location(image) for image in options.images]
+    answers = predict(run, config.search.metric, images, options.cell)
     if options.json:
         print(json.dumps(answers, indent=1, ensure_ascii=False))
         return 0
@@ -398,6 +399,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="species of images by the best classifier")
     predict.add_argument("run", metavar="RUN")
     predict.add_argument("images", metavar="IMAGE", nargs="+")
+    predict.add_argument("--cell", help="by the best of that cell, such as B1@25")
     predict.add_argument("--json", action="store_true")
     predict.set_defaults(command=_predict)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from data.storage import InputError, Location
 from models.memory import MEMORY_ENVIRONMENT
@@ -33,6 +34,7 @@ _WORKERS = MEMORY_ENVIRONMENT | {
     # drops the next one, and tells nobody, where that takes longer.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "86400",
 }
+ATTEMPTS = 3
 _PASSED_ON = ("MARIPOSA_CHECKPOINT_SECONDS",)  # from the driver's environment to the workers'
 
 
@@ -45,7 +47,8 @@ def connected(address: str | None) -> Iterator[None]:
             of its own, which ends with the block.
 
     Raises:
-        InputError: nothing answers at that address, or a Ray of another version.
+        InputError: nothing answers at that address, or a Ray of another version; this machine is
+            too busy to start one.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -62,17 +65,33 @@ def connected(address: str | None) -> Iterator[None]:
         options |= {"object_store_memory": 256 * 2**20}
     else:
         options |= {"address": address}
-    try:
-        ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{named(address)}: {reason}; expected a Ray cluster") from None
+    _start(address, options)
     try:
         yield
     finally:
         # Here and not in a thread beside the report: a reference that Python drops meanwhile
         # finds Ray's worker gone, and Ray then ends the process (docs/LOG.md).
         ray.shutdown()
+
+
+def _start(address: str | None, options: dict[str, Any]) -> None:
+    """`ray.init`; a local Ray that was too slow for its 30 s, which cannot be set, once more."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init(**options)
+            return
+        except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{named(address)}: {reason}; expected a Ray cluster") from None
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            if attempt == ATTEMPTS:
+                raise InputError(
+                    f"{named(address)}: Ray has not started in {ATTEMPTS} times 30 s, "
+                    f"expected a machine with less to do"
+                ) from None
+            ray.shutdown()
 
 
 def require_seen_by_all(run: Location) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -85,6 +86,7 @@ _SCHEMA = "v3.2.0.a"  # Optuna's name for it; tests read back through Optuna wha
 _COLUMNS = {
     "trials": "trial_id, number, study_id, state, datetime_start, datetime_complete",
     "trial_params": "trial_id, param_name, param_value, distribution_json",
+    "trial_user_attributes": "trial_id, key, value_json",
     "trial_values": "trial_id, objective, value, value_type",
     "trial_intermediate_values": "trial_id, step, intermediate_value, intermediate_value_type",
 }
@@ -99,6 +101,8 @@ def _rows_of(
     for name, distribution in trial.distributions.items():
         value = distribution.to_internal_repr(trial.params[name])
         yield "trial_params", (key, name, value, distribution_to_json(distribution))
+    for name, noted in trial.user_attrs.items():
+        yield "trial_user_attributes", (key, name, json.dumps(noted))
     if trial.value is not None:
         yield "trial_values", (key, 0, trial.value, "FINITE")
     for step, value in trial.intermediate_values.items():

@@ -14,8 +14,16 @@ from study.classifiers_kept import load_classifier
 from study.records import Row, read_table
 
 
-def predict(run: Location, metric: str, images: list[Location]) -> list[dict[str, Any]]:
+def predict(
+    run: Location, metric: str, images: list[Location], cell: str | None = None
+) -> list[dict[str, Any]]:
     """Species and probabilities of images by the study's best classifier on validation.
+
+    Args:
+        run: the run's folder.
+        metric: the best by which.
+        images: files.
+        cell: the best of this one only, such as ``B1@25``.
 
     Returns:
         An object an image: ``file``, ``cell``, ``species``, ``probability``, ``probabilities``
@@ -24,13 +32,18 @@ def predict(run: Location, metric: str, images: list[Location]) -> list[dict[str
         about as sure of.
 
     Raises:
-        InputError: the run has no model, a file is damaged or no image.
+        InputError: the run has no model, or none of that cell; a file is damaged or no image.
     """
     import torch
 
     from data.module import Batches
 
-    chosen = best_repeat(read_table(run / "evaluations.parquet"), metric)
+    evaluated = read_table(run / "evaluations.parquet")
+    of_cell = [row for row in evaluated if cell in (None, row["cell"])]
+    chosen = best_repeat(of_cell, metric)
+    if chosen is None and evaluated:
+        found = ", ".join(dict.fromkeys(row["cell"] for row in evaluated))
+        raise InputError(f"--cell: found {cell!r}, expected one of {found}")
     if chosen is None:
         raise InputError(f"{run}: has no evaluated classifier, expected a run with repeats >= 1")
     network, card = load_classifier(run, chosen["cell"])

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import optuna
@@ -89,8 +90,23 @@ class CellSearch:
     def report(self, number: int, epoch: int, value: float) -> None:
         self._running[number][1].report(value, epoch)
 
-    def tell(self, number: int, state: str, value: float | None) -> None:
-        """How the trial ended: COMPLETE, PRUNED or FAIL, and its best value if it has one."""
+    def tell(
+        self,
+        number: int,
+        state: str,
+        value: float | None,
+        record: Row | None = None,
+        epochs: Iterable[Row] = (),
+    ) -> None:
+        """How the trial ended.
+
+        Args:
+            number: of the trial.
+            state: COMPLETE, PRUNED or FAIL.
+            value: its best one, if it has any.
+            record: its row, and
+            epochs: those of its epochs, for who looks at the study later; samplers do not.
+        """
         study, trial = self._running.pop(number)
         shown = _STATES[state]
         if shown == TrialState.PRUNED and value is not None and not self.sampler.ranks_pruned:
@@ -98,16 +114,18 @@ class CellSearch:
         seen = study.tell(trial, value if shown == TrialState.COMPLETE else None, state=shown)
         if self.sampler.memory is not None:
             self._seen.append((number, seen))
-        self.finished.append((number, _as_it_ended(seen, _STATES[state])))
+        ended = _as_it_ended(seen, _STATES[state])
+        _add_record(ended, record or {}, epochs)
+        self.finished.append((number, ended))
         if study is not self.study:
             self.study.add_trial(seen)
 
-    def replay(self, row: Row, values: Mapping[int, float]) -> None:
-        """A finished trial from the records, with its value at each epoch."""
+    def replay(self, row: Row, values: Mapping[int, float], epochs: Iterable[Row] = ()) -> None:
+        """A finished trial from the records, with its value at each epoch, and their rows."""
         number, _ = self.ask(self.point_of(row))
         for epoch, value in values.items():
             self.report(number, epoch, value)
-        self.tell(number, row["state"], row[self.search.metric])
+        self.tell(number, row["state"], row[self.search.metric], row, epochs)
 
     def point_of(self, row: Row) -> Point:
         """What a trial on record was tried with."""
@@ -145,6 +163,19 @@ def _as_it_ended(seen: FrozenTrial, state: TrialState) -> FrozenTrial:
         last = seen.last_step
         trial.state, trial.value = state, None if last is None else seen.intermediate_values[last]
     return trial
+
+
+def _add_record(trial: FrozenTrial, record: Row, epochs: Iterable[Row]) -> None:
+    """As user attributes what Optuna does not know, and when it ran, not when it was replayed."""
+    known = ("state", *trial.params)
+    trial.user_attrs = {
+        name: value for name, value in record.items() if value is not None and name not in known
+    }
+    ends = [row for row in epochs if row.get("ended")]  # older studies have none
+    if ends:
+        begin = min(row["ended"] - (row["seconds"] or 0.0) for row in ends)
+        trial.datetime_start = datetime.fromtimestamp(begin)
+        trial.datetime_complete = datetime.fromtimestamp(max(row["ended"] for row in ends))
 
 
 @dataclass(frozen=True)
@@ -282,7 +313,7 @@ class StudySearch:
         self.ledger.put("trials", row)
         self.ledger.flush()
         number = trial_number(trial.trial_id)
-        self.searches[trial.cell].tell(number, state, row[self.metric])
+        self.searches[trial.cell].tell(number, state, row[self.metric], row, history.values())
         self._history.pop(trial.trial_id, None)
         return row
 
@@ -373,7 +404,7 @@ class StudySearch:
         for epoch, past in judged.items():
             self.rungs[cell].record(row["trial_id"], epoch, score(past, self.metric))
         if row["state"] in FINISHED:
-            self.searches[cell].replay(row, values)
+            self.searches[cell].replay(row, values, history.values())
             self._history.pop(row["trial_id"], None)
             return
         number, point = self.searches[cell].ask(self.searches[cell].point_of(row))

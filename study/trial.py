@@ -147,7 +147,6 @@ def _module(
     }
     if not cell.kind.semi:
         return ClassifierModule(network, num_classes, lr, **options)
-    options["labelled"] = options.pop("augment")
     options["decay"] = training.average or TEACHER_DECAY
     return FixMatchModule(
         network,

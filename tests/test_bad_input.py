@@ -600,6 +600,8 @@ def test_predict_of_what_is_no_image(
         line = refused("predict", run, tmp_path / "good.png", tmp_path / name)
         assert str((tmp_path / name).resolve()) in line
         assert "image" in line
+    line = refused("predict", run, tmp_path / "good.png", "--cell", "B1@25")
+    assert "--cell: found 'B1@25', expected one of A@100" in line
 
 
 def trained_run(make_material: Callable[..., Any]) -> Path:

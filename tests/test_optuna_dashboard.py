@@ -97,10 +97,16 @@ def test_trials_are_those_of_the_records(dashboard: str, run: Path) -> None:
                 assert trial["values"] == [row.val_f1]
 
 
-def test_pages_are_served(dashboard: str) -> None:
+def test_pages_are_served(dashboard: str, run: Path) -> None:
     for page in ("/dashboard", f"/dashboard/studies/{_studies(dashboard)['B2@25']}"):
         with urlopen(dashboard + page, timeout=60) as answer:
             assert answer.status == 200
             assert "<title>Optuna Dashboard</title>" in answer.read().decode()
-    table = urlopen(f"{dashboard}/csv/{_studies(dashboard)['A@10']}", timeout=60)
-    assert len(table.read().decode().strip().splitlines()) == 1 + 7
+    with urlopen(f"{dashboard}/csv/{_studies(dashboard)['A@10']}", timeout=60) as answer:
+        table = pd.read_csv(answer).set_index("Number")
+    recorded = pd.read_parquet(run / "trials.parquet").set_index("trial_id")
+    assert len(table) == 7
+    for number, shown in table.iterrows():
+        row = recorded.loc[f"A@10-{number:03d}"]
+        assert shown["UserAttribute seed"] == row["seed"]
+        assert shown["UserAttribute val_acc"] == pytest.approx(row["val_acc"], nan_ok=True)

@@ -303,9 +303,12 @@ def test_leaderboard_and_predict_read_a_finished_study(
     assert [row["rank"] for row in rows] == [1, 2]
     assert {row["cell"] for row in rows} == {"B1@50"}
     image = next((world.folder / "images" / "test").rglob("*.jpg"))
-    code, out, err = world.run("predict", "undisturbed/tiny", str(image), "--json")
+    code, out, err = world.run(
+        "predict", "undisturbed/tiny", str(image), "--cell", "B1@50", "--json"
+    )
     assert code == 0, err
     (answer,) = json.loads(out)
+    assert answer["cell"] == "B1@50"
     assert answer["species"] in SPECIES
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert answer["probability"] == max(answer["probabilities"].values())

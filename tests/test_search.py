@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -548,6 +549,14 @@ def check_database(folder: Path, ledger: Ledger) -> None:
                 assert trial.value == row["val_f1"] == max(trial.intermediate_values.values())
             if row["state"] == "PRUNED":
                 assert trial.last_step == row["epochs"] < EPOCHS
+            assert trial.user_attrs == {
+                name: value
+                for name, value in row.items()
+                if value is not None and name not in ("lr", "state")
+            }
+            # Each epoch ends a second after the one before, the first at 1: not when it was told.
+            assert trial.datetime_start == datetime.fromtimestamp(0)
+            assert trial.datetime_complete == datetime.fromtimestamp(row["epochs"])
 
 
 def test_optuna_knows_pruned_trials_with_their_curves_and_finished_ones_by_their_best(

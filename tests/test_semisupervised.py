@@ -109,6 +109,7 @@ class Spread(nn.Sequential):
 
 def module_of(network: nn.Module | None = None, **options: Any) -> FixMatchModule:
     options = {"lr": 1e-2, "label_counts": torch.tensor([2, 2, 2]), "decay": 0.9} | options
+    options = {"weight_decay": 0.05, "cosine": True} | options
     return FixMatchModule(network or Spread(), SPECIES, **options)
 
 
