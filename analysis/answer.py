@@ -30,13 +30,14 @@ def answer(
     Args:
         table: Table I.
         differences: what `contrasts` gave.
-        power: what `analysis.power.power` gave; with it, what is not decided says what would.
+        power: what `analysis.power.power` gave; with it, the first question, where it is not
+            decided, says what would decide it (the page has that of all).
     """
     if table.empty or table["test_acc"].isna().all():
         return _without_test(run)
-    pretraining = _pretraining(run, differences, power) + _fine_tuning(run, differences, power)
+    pretraining = _pretraining(run, differences, power) + _fine_tuning(run, differences)
     pretraining += _other_encoders(differences)
-    unlabelled = _unlabelled(run, differences, power)
+    unlabelled = _unlabelled(run, differences, None if run.pretrained else power)
     first = pretraining + unlabelled if run.pretrained else unlabelled + pretraining
     parts = [*first, _levels(run, table), *_chosen_recipes(table)]
     return [unbroken(part) for part in parts]
@@ -88,15 +89,15 @@ def _unlabelled(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None)
     return [_verdict(differences, "C−B0", what, power)]
 
 
-def _fine_tuning(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
+def _fine_tuning(run: Run, differences: pd.DataFrame) -> list[str]:
     """A sentence; where only encoders with a recipe are frozen, one for each of them."""
     if {"B1", "B2"} <= set(run.variants):
         what = "Fine-tuning the encoder instead of freezing it (B2 − B1)"
-        return [_verdict(differences, "B2−B1", what, power)]
+        return [_verdict(differences, "B2−B1", what)]
     fine_tuned = [v for v in run.variants if v.startswith("B2-") and not is_best(v)]
     pairs = [(variant, f"B1-{recipe_of(variant)}") for variant in fine_tuned]
     return [
-        _verdict(differences, f"{tuned}−{frozen}", f"Fine-tuning ({tuned} − {frozen})", power)
+        _verdict(differences, f"{tuned}−{frozen}", f"Fine-tuning ({tuned} − {frozen})")
         for tuned, frozen in pairs
         if frozen in run.variants
     ] or ["Whether fine-tuning beats a frozen encoder is not asked: B1 or B2 is not in the study."]
@@ -126,7 +127,7 @@ def _other_encoders(differences: pd.DataFrame) -> list[str]:
 
 
 def _verdict(
-    differences: pd.DataFrame, contrast: str, what: str, power: pd.DataFrame | None
+    differences: pd.DataFrame, contrast: str, what: str, power: pd.DataFrame | None = None
 ) -> str:
     rows = differences[differences["contrast"] == contrast]
     if rows.empty:

@@ -36,11 +36,9 @@ def headline(shown: Shown) -> Picture | None:
     table = shown.results.table
     if table.empty or not (table["test_acc"].notna() & table["labels"].notna()).any():
         return None
-    shown_ratios = table.loc[table["test_acc"].notna() & table["labels"].notna(), "label_ratio"]
-    intervals = "Bands" if shown_ratios.nunique() > 1 else "Bars"
     caption = (
-        f"Test accuracy against labelled training images. {intervals}: 95 % intervals. "
-        f"{intervals} that overlap do not mean that there is no difference: see Differences. "
+        "Test accuracy against labelled training images. Bars: 95 % intervals. "
+        "Bars that overlap do not mean that there is no difference: see Differences. "
         f"Counted are training labels, {tables.validation_note(shown.run)}."
     )
     return draw("label_efficiency", caption, figures.label_efficiency(table), "27rem")

@@ -131,7 +131,10 @@ class Stages:
         self.quantise()
         self.say_how_many_failed()
         (self.material.run / "checkpoints").delete()
-        return [f"{cell}: {reason}" for cell, reason in sorted(self.failures.items())]
+        cells = [cell.name for cell in self.cells]
+        of_cells = [cell for cell in cells if cell in self.failures]
+        others = [part for part in self.failures if part not in cells]
+        return [f"{each}: {self.failures[each]}" for each in of_cells + others]
 
     def tick(self) -> None:
         """What has to go on whatever the driver is doing."""

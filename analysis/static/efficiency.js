@@ -18,22 +18,29 @@ page.charts.efficiency = (element, data) => {
     bar.replaceChildren(metrics, axes, page.chips("Variants", lines, hidden, draw));
   }
 
-  function band(line) {
-    const points = line.labels.map((labels, i) => [labels, line[metric][i][1], line[metric][i][2]]);
+  // Side by side at each number of labels, or the intervals would hide each other.
+  function beside(line, lines) {
+    const place = lines.indexOf(line) - (lines.length - 1) / 2;
+    const all = lines.flatMap(each => each.labels);
+    const [low, high] = [Math.min(...all), Math.max(...all)];
+    return labels => scale === "log" ? labels * (high / low) ** (0.009 * place) : labels + 0.006 * place * high;
+  }
+
+  function bars(line, at) {
     return {
-      type: "custom", silent: true, z: 1, data: [0], tooltip: { show: false }, clip: true,
-      renderItem: (_, api) => ({
-        type: "polygon",
-        shape: { points: [...points.map(p => api.coord([p[0], p[1]])), ...points.toReversed().map(p => api.coord([p[0], p[2]]))] },
-        style: { fill: line.colour, opacity: 0.13 },
-      }),
+      type: "custom", silent: true, z: 1, tooltip: { show: false }, clip: true,
+      data: line.labels.map((labels, i) => [at(labels), ...line[metric][i].slice(1)]),
+      renderItem: (_, api) => {
+        const [x, low] = api.coord([api.value(0), api.value(1)]);
+        return { type: "line", shape: { x1: x, x2: x, y1: low, y2: api.coord([0, api.value(2)])[1] }, style: { stroke: line.colour, lineWidth: 1.6, opacity: 0.75 } };
+      },
     };
   }
 
-  function curve(line) {
+  function curve(line, at) {
     return {
       type: "line", name: line.variant, z: 3, symbol: page.symbol(page.markers[line.marker]), symbolSize: 9, showAllSymbol: true,
-      data: line.labels.map((labels, i) => [labels, line[metric][i][0], i]),
+      data: line.labels.map((labels, i) => [at(labels), line[metric][i][0], labels]),
       color: line.colour, lineStyle: { width: 2 }, emphasis: { disabled: true },
     };
   }
@@ -41,7 +48,7 @@ page.charts.efficiency = (element, data) => {
   function tip(points) {
     const found = points.filter(point => point.seriesType === "line");
     if (!found.length) return "";
-    const labels = found[0].value[0];
+    const labels = found[0].value[2];
     const rows = data.lines.filter(line => !hidden.has(line.variant) && line.labels.includes(labels)).map(line => {
       const [value, low, high] = line[metric][line.labels.indexOf(labels)];
       const interval = low == null ? "" : `${page.number(low, 3)} to ${page.number(high, 3)}`;
@@ -76,7 +83,7 @@ page.charts.efficiency = (element, data) => {
       xAxis: page.axis(scale, "labelled training images", extra),
       yAxis: page.axis("value", `test ${names[metric].toLowerCase().replace("f1", "F1")}`, { grid: true, label: { formatter: value => value.toFixed(2) }, more: { nameGap: 42, ...range(lines) } }),
       tooltip: page.tooltip(tip, { trigger: "axis", axisPointer: { type: "line", snap: true, lineStyle: { color: page.colour("line"), type: "solid" }, label: { show: false } } }),
-      series: lines.flatMap(line => [band(line), curve(line)]),
+      series: lines.flatMap(line => [bars(line, beside(line, lines)), curve(line, beside(line, lines))]),
     }, true);
   }
 

@@ -38,7 +38,7 @@ page.charts.trials = (element, data) => {
     shown.text.split(/\s+/).every(word => row.text.includes(word));
 
   function controls() {
-    const variants = data.variants.map(v => [v.variant, v.variant, page.mark("circle", v.colour)]);
+    const variants = data.variants.map(v => [v.variant, v.variant, page.mark(page.markers[v.marker], v.colour)]);
     const scores = page.segments("Score", Object.entries(metrics), metric, value => { metric = value; draw(); });
     scores.hidden = view !== "lr";
     const views = page.segments("View", [["lr", "Learning rate"], ["parallel", "Parallel"]], view, value => { view = value; brushed = null; scores.hidden = view !== "lr"; filter(); });
@@ -95,6 +95,7 @@ page.charts.trials = (element, data) => {
   });
 
   const visible = () => rows.filter(passes);
+  const symbols = () => Object.fromEntries(data.variants.map(each => [each.variant, page.symbol(page.markers[each.marker])]));
   const colours = () => Object.fromEntries(data.variants.map(each => [each.variant, each.colour]));
 
   const filterTable = () => ready.then(() => table.setFilter(row => passes(row) && (!brushed || brushed.has(row.id))));
@@ -116,25 +117,21 @@ page.charts.trials = (element, data) => {
 
   function scatter() {
     const many = rows.length > 1500;
-    const colour = colours();
-    const drawnAs = {
-      complete: { symbol: "circle", symbolSize: many ? 5 : 8, filled: true },
-      pruned: { symbol: page.symbol("down"), symbolSize: many ? 5 : 8, filled: false },
-      running: { symbol: "diamond", symbolSize: 9, filled: false },
-    };
+    const [colour, symbol] = [colours(), symbols()];
+    const drawnAs = { complete: {}, pruned: { borderType: "solid" }, running: { borderType: "dotted" } };
     const found = visible().filter(row => row[metric] != null && row.lr != null);
-    const series = Object.entries(drawnAs).map(([state, style]) => ({
-      type: "scatter", name: state, symbol: style.symbol, symbolSize: style.symbolSize, progressive: 0,
+    const series = Object.entries(drawnAs).map(([state, border]) => ({
+      type: "scatter", name: state, symbolSize: many ? 5 : 8, progressive: 0,
       data: found.filter(row => row.state === state && !row.chosen).map(row => ({
-        value: [row.lr, row[metric]], row,
-        itemStyle: style.filled ? { color: colour[row.variant], opacity: many ? 0.5 : 0.75 }
-          : { color: "transparent", borderColor: colour[row.variant], borderWidth: 1.2, opacity: many ? 0.45 : 0.75 },
+        value: [row.lr, row[metric]], row, symbol: symbol[row.variant],
+        itemStyle: state === "complete" ? { color: colour[row.variant], opacity: many ? 0.5 : 0.75 }
+          : { color: "transparent", borderColor: colour[row.variant], borderWidth: 1.2, ...border, opacity: many ? 0.45 : 0.75 },
       })),
     }));
     series.push({
-      type: "scatter", name: "chosen", symbol: "circle", symbolSize: 12, z: 5,
+      type: "scatter", name: "chosen", symbolSize: 12, z: 5,
       data: found.filter(row => row.chosen).map(row => ({
-        value: [row.lr, row[metric]], row,
+        value: [row.lr, row[metric]], row, symbol: symbol[row.variant],
         itemStyle: { color: colour[row.variant], borderColor: page.colour("ink"), borderWidth: 1.8 },
       })),
     });
@@ -147,7 +144,7 @@ page.charts.trials = (element, data) => {
     const ticks = decades.length ? { customValues: decades } : {};
     const powers = { ...ticks, formatter: value => value.toExponential(0).replace("e-", "e−").replace("e+", "e") };
     const digits = decimals(found.map(row => row[metric]));
-    note.textContent = "Filled: complete. Hollow: stopped early. Ringed: its learning rate was chosen. Failed trials have no score. A click on a point finds its row.";
+    note.textContent = "Filled: complete. Hollow: stopped early, dotted while it runs. Ringed: its learning rate was chosen. Failed trials have no score. A click on a point finds its row.";
     return {
       grid: { left: 56, right: 16, top: 14, bottom: 46 },
       xAxis: page.axis("log", "learning rate", { label: powers, tick: ticks, more: range }),
