@@ -27,6 +27,8 @@ SPECIES += [
     "Zebra longwing",
 ]
 STARTED = 1_772_359_200.0  # seconds since 1970
+EPOCH = ("epoch", "train_loss", "val_loss", "val_acc", "val_f1", "seconds", "ended")
+Curve = dict[str, np.ndarray]
 _GAIN = {"A": 0.0, "B0": -0.02, "B1": 0.03, "B2": 0.08, "C": 0.06}
 
 
@@ -190,7 +192,7 @@ def _trials(
     metric: str,
     random: np.random.Generator,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows, curves = [], []
+    rows, keys, curves = [], [], []
     for variant in variants:
         for ratio in ratios:
             cell = f"{variant}@{ratio}"
@@ -201,44 +203,57 @@ def _trials(
                 if cell in failed or (number == 3 and variant == "A"):
                     rows.append(row | {"state": "FAIL", "epochs": 0, "error": _ERROR})
                     continue
-                curve = _curve(row, _accuracy(variant, ratio), number, random)
+                curve = _curve(row["lr"], _accuracy(variant, ratio), number, random)
                 pruned = number % 3 == 2
-                curve = curve.head(3) if pruned else curve
-                better = curve[metric].idxmin if metric == "val_loss" else curve[metric].idxmax
-                best = curve.loc[better()]
-                row |= {"state": "PRUNED" if pruned else "COMPLETE", "epochs": len(curve)}
-                row |= {k: best[k] for k in ("val_loss", "val_acc", "val_f1")}
-                row |= {"best_epoch": best["epoch"], "node": "10.0.0.1"}
-                rows.append(row | {"seconds": curve["seconds"].sum()})
+                curve = {k: values[:3] if pruned else values for k, values in curve.items()}
+                row |= {"state": "PRUNED" if pruned else "COMPLETE", "epochs": len(curve["epoch"])}
+                row |= _best(curve, metric)
+                row |= {"seconds": curve["seconds"].sum(), "node": "10.0.0.1"}
+                rows.append(row)
+                keys.append({"trial_id": row["trial_id"], **key})
                 curves.append(curve)
     columns = ["trial_id", "cell", "variant", "label_ratio", "lr", "seed", "state", "epochs"]
     columns += ["best_epoch", "val_loss", "val_acc", "val_f1", "seconds", "node", "error"]
     frame = pd.DataFrame(rows, columns=columns)
     frame[["epochs", "best_epoch"]] = frame[["epochs", "best_epoch"]].astype("Int64")
-    names = ["trial_id", "cell", "variant", "label_ratio", "epoch", "train_loss"]
-    names += ["val_loss", "val_acc", "val_f1", "seconds", "ended"]
-    return frame, pd.concat(curves, ignore_index=True)[names] if curves else pd.DataFrame(
-        columns=names
-    )
+    return frame, _epochs(keys, curves)
 
 
 _ERROR = "RuntimeError: loss is NaN at epoch 1\n  File trial.py, line 81"
 
 
-def _curve(
-    row: dict[str, object], top: float, number: int, random: np.random.Generator
-) -> pd.DataFrame:
+def _curve(lr: float, top: float, number: int, random: np.random.Generator) -> Curve:
     epoch = np.arange(1, 10 + number % 9)
-    off = abs(np.log10(float(row["lr"])) + 3.3)  # type: ignore[arg-type]
+    off = abs(np.log10(lr) + 3.3)
     level = max(0.06, top - 0.11 * off**1.6)
     score = level * (1 - np.exp(-epoch / (2 + off))) + random.normal(0, 0.012, len(epoch))
-    loss = 3 - 2.4 * score + 0.01 * epoch
     seconds = random.uniform(0.2, 0.4, len(epoch))
+    return {
+        "epoch": epoch,
+        "train_loss": 3 - 2.9 * score,
+        "val_loss": 3 - 2.4 * score + 0.01 * epoch,
+        "val_acc": score.clip(0.05, 1),
+        "val_f1": (score - 0.02).clip(0.01, 1),
+        "seconds": seconds,
+        "ended": STARTED + 3 * number + seconds.cumsum(),
+    }
+
+
+def _best(curve: Curve, metric: str) -> dict[str, object]:
+    """The best epoch and its values."""
+    place = curve[metric].argmin() if metric == "val_loss" else curve[metric].argmax()
+    values = {name: curve[name][place] for name in ("val_loss", "val_acc", "val_f1")}
+    return {"best_epoch": curve["epoch"][place], **values}
+
+
+def _epochs(keys: Sequence[dict[str, object]], curves: Sequence[Curve]) -> pd.DataFrame:
+    """A row an epoch, with the key of its curve. One frame a curve would be ten times as slow."""
+    if not curves:
+        return pd.DataFrame(columns=["trial_id", "cell", "variant", "label_ratio", *EPOCH])
+    lengths = [len(curve["epoch"]) for curve in curves]
+    columns = {name: np.repeat([key[name] for key in keys], lengths) for name in keys[0]}
     return pd.DataFrame(
-        {k: row[k] for k in ("trial_id", "cell", "variant", "label_ratio")}
-        | {"epoch": epoch, "train_loss": 3 - 2.9 * score, "val_loss": loss}
-        | {"val_acc": score.clip(0.05, 1), "val_f1": (score - 0.02).clip(0.01, 1)}
-        | {"seconds": seconds, "ended": STARTED + 3 * number + seconds.cumsum()}
+        columns | {name: np.concatenate([curve[name] for curve in curves]) for name in EPOCH}
     )
 
 
@@ -266,7 +281,7 @@ def _write_evaluations(
     true = test["species"].map(species.index).to_numpy()
     hardness = random.normal(0, 1.2, len(test))
     luck = random.normal(0, 0.15, max(repeats, 1))
-    evaluations, predictions, curves = [], [], []
+    evaluations, predictions, keys, curves = [], [], [], []
     for cell in cells:
         variant, ratio = cell.split("@")
         key = {"cell": cell, "variant": variant, "label_ratio": int(ratio)}
@@ -280,12 +295,10 @@ def _write_evaluations(
             chance = random.uniform(0.3, 0.99, len(test))
             loss = np.where(right, -np.log(chance), -np.log((1 - chance) / 3))
             row = _evaluation(key, repeat, lrs[cell], true, pred, loss, species)
-            curve = _curve({**key, "trial_id": "", "lr": lrs[cell]}, top, 4, random)
-            curve = curve.drop(columns="trial_id").assign(repeat=repeat)
-            best = curve.loc[curve["val_f1"].idxmax()]
-            row |= {k: best[k] for k in ("val_loss", "val_acc", "val_f1")}
-            row |= {"best_epoch": best["epoch"], "epochs": len(curve)}
+            curve = _curve(lrs[cell], top, 4, random)
+            row |= _best(curve, "val_f1") | {"epochs": len(curve["epoch"])}
             evaluations.append(row | {"seconds": curve["seconds"].sum()})
+            keys.append({**key, "repeat": repeat})
             curves.append(curve)
             names = np.asarray(species, dtype=object)
             predictions.append(
@@ -301,7 +314,7 @@ def _write_evaluations(
         order += ["test_precision", "test_recall", "seconds"]
         _write(folder, "evaluations", pd.DataFrame(evaluations)[order])
         _write(folder, "predictions", pd.concat(predictions, ignore_index=True))
-        _write(folder, "evaluation_epochs", pd.concat(curves, ignore_index=True))
+        _write(folder, "evaluation_epochs", _epochs(keys, curves))
 
 
 def _evaluation(
