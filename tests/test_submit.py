@@ -27,6 +27,7 @@ import yaml
 from conftest import ended_trials
 
 from data.demo import write_demo
+from study.cli import main
 
 REPOSITORY = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -291,21 +292,36 @@ def test_without_waiting_it_says_how_to_follow_and_another_study_of_that_name_is
 
 
 @pytest.mark.parametrize(
-    ("more", "variables", "said"),
+    ("more", "said"),
     [
-        (["--set", "search.trails=1"], {}, "did you mean search.trials?"),
-        (["--address", "http://127.0.0.1:9"], {}, "--address http://127.0.0.1:9"),
-        (["--address", "ray://127.0.0.1:10001"], {}, "expected a dashboard"),
-        (["--working-dir", ".."], {"RAY_AUTH_TOKEN": "f" * 64}, "Forbidden"),
-        (["--working-dir", "study"], {}, "tiny.yaml: lies outside"),
-        (["--working-dir", "nowhere"], {}, "--working-dir nowhere: found no folder"),
-        (["--out", "s3://key:secret@bucket/runs"], {}, "--out: found a user or a key"),
+        (["--set", "search.trails=1"], "did you mean search.trials?"),
+        (["--address", "http://127.0.0.1:9"], "--address http://127.0.0.1:9"),
+        (["--address", "ray://127.0.0.1:10001"], "expected a dashboard"),
+        (["--working-dir", "study"], "tiny.yaml: lies outside"),
+        (["--working-dir", "nowhere"], "--working-dir nowhere: found no folder"),
+        (["--out", "s3://key:secret@bucket/runs"], "--out: found a user or a key"),
     ],
 )
 def test_what_is_wrong_here_is_said_here(
-    secured: Place, more: list[str], variables: dict[str, str], said: str
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    said: str,
 ) -> None:
-    code, out, err = secured.call(*secured.submit(*more), **variables)
+    """Without a cluster."""
+    place = Place(folder, address="http://127.0.0.1:9")
+    monkeypatch.chdir(place.checkout)
+    code = main(list(place.submit(*more)[3:]))
+    require_refused(code, *capsys.readouterr(), said)
+
+
+def test_another_clusters_token_is_refused(secured: Place) -> None:
+    printed = secured.call(*secured.submit("--working-dir", ".."), RAY_AUTH_TOKEN="f" * 64)
+    require_refused(*printed, "Forbidden")
+
+
+def require_refused(code: int, out: str, err: str, said: str) -> None:
     assert (code, out) == (2, "")
     assert err.startswith("mariposa: ")
     assert said in err
