@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from records_example import write_run
 
 from analysis import serve
 from data.storage import InputError, Location
+from study.cli import main
 
 SMALL: dict[str, Any] = {"species": ("Atala", "Map"), "per_species": (12, 4, 10), "ratios": (100,)}
 SMALL |= {"trials": 4, "repeats": 2, "features": 4, "encoders": 0}
-SERVE = [sys.executable, "-m", "study", "serve"]
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_new_records_make_a_new_page_and_torn_ones_keep_the_last(
 
 def test_the_command_serves_until_interrupted(folder: Path) -> None:
     options: dict[str, Any] = {"cwd": REPOSITORY, "stdout": subprocess.PIPE, "text": True}
-    command = [*SERVE, str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "study", "serve", str(folder), "--port", "0"]
     with subprocess.Popen(command, **options) as process:
         try:
             assert process.stdout is not None
@@ -165,26 +165,35 @@ def test_the_command_serves_until_interrupted(folder: Path) -> None:
             process.kill()
 
 
-def run_command(*arguments: str) -> tuple[int, str]:
-    command = [*SERVE, *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stderr
+Command = Callable[..., tuple[int, str]]
 
 
-def test_a_port_that_is_taken_is_said_in_a_line(folder: Path, port: int) -> None:
-    code, error = run_command(str(folder), "--port", str(port))
+@pytest.fixture
+def run_command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """``mariposa serve`` that ends at once; its exit code and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        try:
+            code = main(["serve", *map(str, arguments)])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def test_a_port_that_is_taken_is_said_in_a_line(
+    run_command: Command, folder: Path, port: int
+) -> None:
+    code, error = run_command(folder, "--port", port)
     assert code == 2
     assert error == (
         f"mariposa: --port: found {port} (Address already in use), expected a free port\n"
     )
 
 
-def test_bad_input_is_said_in_a_line(folder: Path, tmp_path: Path) -> None:
-    for arguments in (
-        [str(tmp_path)],
-        [str(folder), "--port", "70000"],
-        [str(folder), "--port", "x"],
-    ):
+def test_bad_input_is_said_in_a_line(run_command: Command, folder: Path, tmp_path: Path) -> None:
+    for arguments in ([tmp_path], [folder, "--port", "70000"], [folder, "--port", "x"]):
         code, error = run_command(*arguments)
         assert (code, error.count("\n")) == (2, 1)
         assert error.startswith("mariposa: ")
