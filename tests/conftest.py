@@ -124,6 +124,14 @@ def make_material(
     return make
 
 
+@pytest.fixture(scope="module")
+def no_png() -> Iterator[None]:
+    """Reports with empty PNG files: to draw them is a quarter of the time of a report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.report.to_png", lambda figure: b"")
+        yield
+
+
 @dataclass(frozen=True)
 class World:
     """A working folder, and the program's commands in it."""

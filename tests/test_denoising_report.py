@@ -16,13 +16,13 @@ from analysis import load
 from analysis.reconstruction_section import picture_rows
 from analysis.reconstructions import PAPER_LOSS, names_of, reconstruction_table, statements
 from analysis.report import write_report
-from analysis.results import Results
 
 SPECIES = ("Atala", "Brown argus", "Great jay", "Map")
 PLAIN, DENOISING, VARIATIONAL = ENCODERS = ("unet-0000", "unet-0001", "unet-0002")
 RECIPES = (None, "denoising", "dvae")
 OBJECTIVES = ("reconstruction", "denoising", "denoising_variational")
 LOSSES = dict(zip(ENCODERS, (0.022, 0.021, 0.03), strict=True))
+pytestmark = pytest.mark.usefixtures("no_png")
 Frame = pd.DataFrame
 
 
@@ -188,15 +188,6 @@ def test_without_noise_in_training_it_is_no_denoising(tmp_path: Path) -> None:
     html = (folder / "report.html").read_text()
     assert "<h2>Reconstructions</h2>" in html
     assert "the autoencoder" not in html
-
-
-def test_a_study_without_any_has_no_section(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    write_run(folder, species=SPECIES, ratios=(100,), trials=2, repeats=2, per_species=(9, 4, 8))
-    assert Results(load(folder)).reconstructions.empty
-    write_report(folder)
-    assert '<section id="denoising">' not in (folder / "report.html").read_text()
-    assert not (folder / "reconstructions.csv").exists()
 
 
 def test_before_the_end_only_the_loss_is_shown(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from analysis.report import write_report
 
 VARIANT = {"A": -1.34, "B0": -0.45, "B1": 0.45, "B2": 1.34}  # variance 1, mean 0
 RATIO = {10: -1.414, 25: -0.707, 50: 0.0, 75: 0.707, 100: 1.414}
+pytestmark = pytest.mark.usefixtures("no_png")
 
 
 def _trials(count: int, weights: tuple[float, float, float, float], noise: float) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,13 +19,9 @@ from records_example import write_run
 
 from analysis.report import write_report
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("needs chromium (Debian: apt install chromium)", allow_module_level=True)
-
 HOSTILE = ("<script>alert(1)</script>", "../..", "$a_b$", '" onload="alert(2)')
 PHONE = {"width": 360, "height": 740}
+pytestmark = pytest.mark.usefixtures("no_png")
 Open = Callable[..., Any]
 
 
@@ -54,8 +51,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.nd
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium (Debian: apt install chromium)")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -304,16 +305,28 @@ def test_without_scripts_everything_can_be_read(open_page: Open) -> None:
     assert not page.locator("[data-chart=trials]").is_visible()
 
 
-def test_ten_thousand_trials_sort_with_few_rows_on_the_page(
-    open_page: Open, tmp_path: Path
-) -> None:
-    sizes: dict[str, Any] = {"per_species": (12, 4, 10), "features": 4, "trials": 500, "repeats": 0}
-    folder = write_run(tmp_path / "large", species=HOSTILE, encoders=0, **sizes)
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ten thousand trials with its report."""
+    sizes: dict[str, Any] = {"per_species": (12, 4, 10), "features": 4, "trials": 500, "repeats": 1}
+    folder = write_run(tmp_path_factory.mktemp("run") / "large", species=HOSTILE, **sizes)
     write_report(folder)
-    page = open_page(folder)
+    return folder
+
+
+def test_ten_thousand_trials_are_a_report(large: Path) -> None:
+    html = (large / "report.html").read_text()
+    found = re.search(r'id="data-trials">(.*?)</script>', html)
+    assert found is not None
+    assert len(json.loads(found.group(1))["columns"]["trial_id"]) == 10_000
+    assert len(html) < 8e6
+
+
+def test_ten_thousand_trials_sort_with_few_rows_on_the_page(open_page: Open, large: Path) -> None:
+    page = open_page(large)
     section = chart(page, "trials")
     assert section.locator("output").inner_text() == "10,000 of 10,000 trials"
     page.get_by_role("button", name="Accuracy", exact=True).last.click()
-    best = pd.read_parquet(folder / "trials.parquet")["val_acc"].min()
+    best = pd.read_parquet(large / "trials.parquet")["val_acc"].min()
     assert column(page, "val_acc")[0] == f"{best:.4f}"
     assert page.locator(".tabulator-row").count() < 200

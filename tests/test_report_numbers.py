@@ -32,6 +32,7 @@ METRICS = ("acc", "f1", "precision", "recall", "loss")
 CONSTANT = {"95", "3", "80", "10", "0.05", "2", "2,000", "64", "60", "5", "50", "30", "0", "1", "4"}
 ALONE = {"meta", "link", "br"}  # elements without an end tag
 SILENT = {"script", "style", "svg", "pre", "title"}
+pytestmark = pytest.mark.usefixtures("no_png")
 Frame = pd.DataFrame
 
 
