@@ -175,47 +175,71 @@ def test_a_damaged_file_is_not_there(make_material: Make) -> None:
     assert not has_reconstructions(material.run, plan.key)
 
 
-@pytest.mark.timeout(280)
-def test_a_study_with_them_resumes_with_what_is_missing(tiny_images: Path, tmp_path: Path) -> None:
-    cells = {"variants": ["B0", "B1", "B1-denoising", "B1-dvae"], "label_ratios": [100]}
-    encoder = {"architecture": "dense", "width": 64, "epochs": 2}
-    recipes = {"denoising": {"objective": "denoising"}, "dvae": RECIPES["variational"]}
-    final = {"repeats": 1, "quantise": True}
-    tree = tiny_tree(tiny_images, cells=cells, encoder=encoder, encoders=recipes, evaluation=final)
+@pytest.mark.timeout(600)
+def test_a_resume_makes_just_what_is_missing_and_the_same(
+    tiny_images: Path, tmp_path: Path
+) -> None:
+    """A whole study by the program, on Ray, with tests in noise: finished, spoilt, resumed."""
+    tree = tiny_tree(
+        tiny_images,
+        cells={"variants": ["B0", "B1", "B1-denoising", "B1-dvae"], "label_ratios": [100]},
+        encoder={"architecture": "dense", "width": 64, "epochs": 2},
+        encoders={"denoising": {"objective": "denoising"}, "dvae": RECIPES["variational"]},
+        training={"max_epochs": 2},
+        search={"trials": 1},
+        evaluation={"repeats": 1, "noise": [0, 0.3], "quantise": True},
+        resources={"max_concurrent": 1},
+    )
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
     world, run = World(tmp_path, environment()), tmp_path / "out" / "tiny"
     code, _, err = world.run("run", "tiny.yaml", "--out", "out")
     assert code == 0, err
-    files = sorted((run / "reconstructions").iterdir())
-    assert [file.name.rsplit("-", 1)[0] for file in files] == [
+    pictures = sorted((run / "reconstructions").iterdir())
+    assert [file.name.rsplit("-", 1)[0] for file in pictures] == [
         "dense",
         "dense-denoising",
         "dense-denoising_variational",
     ]
-    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
-    table = pd.read_parquet(run / "reconstructions.parquet")
-    assert len(table) == 36
-    assert amiss_in(run) == []
+    clusters = sorted(run.glob("features/*.noise.*"))
+    assert len(clusters) == 5, "of the encoders and two controls"
+    robustness, table = run / "robustness.parquet", run / "reconstructions.parquet"
+    whole = {file: sorted_rows(file) for file in (robustness, table, *clusters)}
+    assert set(whole[robustness]["noise"]) == {0.3}
+    assert len(whole[table]) == 36
     assert len(pd.read_parquet(run / "quantised.parquet")) == 4
-    for name in ("denoising", "fig3_denoising_loss", "fig4_reconstructions", "samples"):
+    assert amiss_in(run) == []
+    for name in ("denoising", "fig3_denoising_loss", "fig4_reconstructions", "samples", "noise"):
         assert f'id="{name}"' in page(run) or (run / "figures" / f"{name}.svg").is_file(), name
 
-    files[1].unlink()
-    (run / "reconstructions.parquet").unlink()
-    assert amiss_in(run) == [f"reconstructions/{files[1].name}", "reconstructions.parquet"]
+    kept = [pictures[0], *run.glob("features/*.np*")]
+    times, content = [file.stat().st_mtime_ns for file in kept], pictures[1].read_bytes()
+    pictures[1].unlink()
+    table.unlink()
+    clusters[0].write_bytes(clusters[0].read_bytes()[:-7])
+    names = [str(file.relative_to(run)) for file in (pictures[1], clusters[0], table)]
+    assert sorted(amiss_in(run)) == sorted(names)
+    robustness.unlink()
     (run / "quantised.parquet").unlink()
-    assert amiss_in(run) == ["quantised.parquet"]
+    assert amiss_in(run) == ["robustness.parquet", "quantised.parquet"]
     code, out, err = world.run("resume", "out/tiny")
     assert code == 0, err
     assert amiss_in(run) == []
     assert "reconstructions" in out
-    assert files[0].stat().st_mtime_ns == before[files[0]][0], "not made again"
-    assert files[1].read_bytes() == before[files[1]][1]
-    pd.testing.assert_frame_equal(pd.read_parquet(run / "reconstructions.parquet"), table)
+    assert [file.stat().st_mtime_ns for file in kept] == times, "not made again"
+    assert pictures[1].read_bytes() == content
+    for file, frame in whole.items():
+        pd.testing.assert_frame_equal(sorted_rows(file), frame)
+    assert 'id="noise"' in page(run)
+
+
+def sorted_rows(file: Path) -> pd.DataFrame:
+    """Repeats of the final evaluation may end in another order."""
+    frame = pd.read_parquet(file)
+    return frame.sort_values([*frame], ignore_index=True)
 
 
 def amiss_in(run: Path) -> list[str]:
-    return amiss(Location(run), 1, int8=True)
+    return amiss(Location(run), 1, noise=True, int8=True)
 
 
 def page(run: Path) -> str:

@@ -15,8 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
-from conftest import World, environment, tiny_tree
 from records_example import write_run
 from sklearn import metrics as sk
 from sklearn.cluster import KMeans
@@ -45,6 +43,7 @@ from study.trial import train_classifier
 MakeMaterial = Callable[..., Material]
 LEVELS = (0.1, 0.4)
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("no_png")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -296,43 +295,6 @@ def test_a_repeat_evaluated_anew_leaves_nothing_of_the_old_one(
     for known in (ledger, Ledger(own.run)):
         rows = [row for row in known.rows("robustness") if row["repeat"] == 0]
         assert rows == result["robustness"]
-
-
-@pytest.mark.timeout(600)
-def test_a_resume_makes_just_what_is_missing_and_the_same(
-    tmp_path: Path, tiny_images: Path
-) -> None:
-    """A whole study by the program, on Ray: finished, spoilt, resumed."""
-    world = World(tmp_path, environment())
-    tree = tiny_tree(
-        tiny_images,
-        cells={"variants": ["B1"], "label_ratios": [100]},
-        training={"max_epochs": 2},
-        evaluation={"repeats": 1, "noise": [0, 0.3]},
-        resources={"max_concurrent": 1},
-    )
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
-    code, _, err = world.run("run", "tiny.yaml", "--out", "out")
-    assert code == 0, err
-    run = tmp_path / "out" / "tiny"
-    files = [
-        "robustness.parquet",
-        *sorted(f"features/{f.name}" for f in run.glob("features/*.noise.*")),
-    ]
-    assert len(files) == 4, "of the encoder and two controls"
-    whole = {name: pd.read_parquet(run / name) for name in files}
-    assert set(whole["robustness.parquet"]["noise"]) == {0.3}
-    assert amiss(Location(run), 1, noise=True) == []
-    times = {f.name: f.stat().st_mtime_ns for f in run.glob("features/*.np*")}
-    (run / files[0]).unlink()
-    (run / files[1]).write_bytes((run / files[1]).read_bytes()[:-7])
-    assert amiss(Location(run), 1, noise=True) == [files[0]]
-    code, _, err = world.run("run", "tiny.yaml", "--out", "out")
-    assert code == 0, err
-    for name, frame in whole.items():
-        pd.testing.assert_frame_equal(pd.read_parquet(run / name), frame)
-    assert {f.name: f.stat().st_mtime_ns for f in run.glob("features/*.np*")} == times
-    assert 'id="noise"' in (run / "report.html").read_text()
 
 
 # --- Clusters in noise ---------------------------------------------------------------------------
@@ -663,13 +625,6 @@ def test_figures_show_the_tables(results: Results) -> None:
     assert "noisy pixels (%)" in _texts(figure)
     figure = figures_robustness.clusters_in_noise(results.noise_clusters)
     assert {"unet-0000", "random", "pixels"} <= set(_texts(figure))
-
-
-def test_a_study_without_noise_has_no_section(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", variants=("B2",), encoders=0, **SIZES)
-    write_report(tmp_path / "run")
-    assert 'id="noise"' not in (tmp_path / "run" / "report.html").read_text()
-    assert not (tmp_path / "run" / "robustness.csv").exists()
 
 
 def _spoilt(folder: Path, tmp_path: Path, file: str, wrong: pd.DataFrame) -> Run:
