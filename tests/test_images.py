@@ -49,12 +49,15 @@ def test_images_of_two_splits_are_said_at_once_and_recorded(
     assert capsys.readouterr().out == "", "once is enough"
 
 
-def test_a_pool_that_is_gone_keeps_its_split(tmp_path: Path) -> None:
+def test_a_pool_is_said_to_be_one_and_keeps_its_split_when_it_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pool, out = tmp_path / "pool", tmp_path / "out"
     for number, species in enumerate(SPECIES):
         for i in range(40):
             draw_image(pool / species / f"{number}{i:02d}.png", number)
     first = opened(pool, out)
+    assert f"{pool}: has no train/, so its images are pooled" in capsys.readouterr().out
     assert first["data"]["counts"] == {"train": 15, "valid": 30, "test": 75}
     labels = (out / "tiny" / "labels.parquet").read_bytes()
     shutil.rmtree(pool)

@@ -1,7 +1,7 @@
 """Whole studies through the command line, on a real Ray: what they leave, and what they survive.
 
-The images are a few of the drawn ones. Three studies are run once for all tests: one undisturbed,
-one whose driver is killed and that is then resumed, and one in which trials fail.
+The images are a few of the drawn ones. Two studies are run once for all tests: one undisturbed,
+and one whose driver is killed and that is then resumed.
 """
 
 from __future__ import annotations
@@ -315,37 +315,24 @@ def test_leaderboard_and_predict_read_a_finished_study(
 
 
 def test_failing_trials_do_not_stop_a_study(world: PipelineWorld) -> None:
-    """A learning rate of 1e30 gives a loss that is not finite: every trial but the first fails."""
-    more = ("--name", "failing", "--set", "search.lr=[1e-4, 1e30]", "--set", "search.trials=2")
-    few = ("--set", "cells.variants=[A]", "--set", "cells.label_ratios=[100]")
-    code, out, err = world.run(*world.study("failing", *more, *few))
-    trials = pd.read_parquet(world.folder / "failing" / "failing" / "trials.parquet")
+    """A learning rate of 1e30 gives a loss that is not finite: every trial but the first fails.
+
+    The study is also one of images without splits, and only searches.
+    """
+    pool = world.folder / "images" / "train"
+    changes = ["data.split={pooled: {test_per_class: 2, valid_per_class: 1}}"]
+    changes += ["cells.variants=[A]", "cells.label_ratios=[100]", "evaluation.repeats=0"]
+    changes += ["search.trials=2", "search.lr=[1e-4, 1e30]"]
+    more = [word for change in changes for word in ("--set", change)]
+    code, out, err = world.run("run", "tiny.yaml", "--data", str(pool), "--out", "failing", *more)
+    run = world.folder / "failing" / "tiny"
+    trials = pd.read_parquet(run / "trials.parquet")
     assert code == 0, err
     assert sorted(trials["state"]) == ["COMPLETE", "FAIL"]
     failed = trials[trials["state"] == "FAIL"].iloc[0]
     assert "FloatingPointError" in failed["error"]
     assert pd.isna(failed["val_f1"]) or failed["epochs"] > 0
     assert "1 of 2 trials failed" in out
-
-
-def test_a_cell_in_which_all_failed_is_an_empty_row_with_the_reason(world: PipelineWorld) -> None:
-    more = ("--name", "hopeless", "--set", "search.lr=[1e29, 1e30]", "--set", "search.trials=2")
-    few = ("--set", "cells.variants=[A]", "--set", "cells.label_ratios=[100]")
-    code, _, err = world.run(*world.study("failing", *more, *few))
-    assert code == 1
-    assert "A@100" in err
-    (row,) = pd.read_csv(world.folder / "failing" / "hopeless" / "table_i.csv").itertuples()
-    assert pd.isna(row.test_acc)
-    assert "FloatingPointError" in row.reason
-
-
-def test_a_folder_without_train_is_pooled_and_says_so(world: PipelineWorld) -> None:
-    pool = world.folder / "images" / "train"
-    few = ("--set", "cells.variants=[A]", "--set", "cells.label_ratios=[100]")
-    split = ("--set", "data.split={pooled: {test_per_class: 2, valid_per_class: 1}}")
-    command = ("run", "tiny.yaml", "--data", str(pool), "--out", "pooled", *few, *split)
-    code, _, err = world.run(*command, "--set", "evaluation.repeats=0")
-    assert code == 0, err
-    study = yaml.safe_load((world.folder / "pooled" / "tiny" / "study.yaml").read_text())
+    study = yaml.safe_load((run / "study.yaml").read_text())
     assert study["data"]["counts"] == {"train": 60, "valid": 20, "test": 40}
     assert study["state"] == "COMPLETE"
