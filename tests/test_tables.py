@@ -12,6 +12,7 @@ import yaml
 from records_example import write_run
 
 from analysis import load, tables
+from analysis.load import Run
 from data.storage import InputError
 
 COLUMNS = "variant label_ratio labels n repeats lr valid_labels trials search_epochs "
@@ -23,24 +24,35 @@ COLUMNS += "search_seconds final_epochs final_seconds " + " ".join(
 
 
 def _table(folder: Path, **changes: object) -> pd.DataFrame:
-    return tables.table_i(load(write_run(folder, encoders=0, **changes)))  # type: ignore[arg-type]
+    few = {"per_species": (20, 6, 5), "repeats": 2, "encoders": 0}
+    return tables.table_i(load(write_run(folder, **few | changes)))  # type: ignore[arg-type]
 
 
-def test_a_row_a_cell_with_exactly_the_columns(tmp_path: Path) -> None:
-    table = _table(tmp_path / "run", trials=4)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("tables") / "run"
+    return load(write_run(folder, per_species=(20, 6, 10), trials=4, encoders=0))
+
+
+@pytest.fixture(scope="module")
+def table(run: Run) -> pd.DataFrame:
+    return tables.table_i(run)
+
+
+def test_a_row_a_cell_with_exactly_the_columns(table: pd.DataFrame) -> None:
     assert list(table) == [*COLUMNS.split(), "reason", "recipe"]
     assert list(zip(table["label_ratio"], table["variant"], strict=True)) == [
         (ratio, variant) for ratio in (10, 25, 50, 75, 100) for variant in ("A", "B0", "B1", "B2")
     ]
     assert table["reason"].isna().all()
-    assert set(table["n"]) == {500}
+    assert set(table["n"]) == {200}
     assert set(table["repeats"]) == {5}
-    assert list(table["labels"].unique()) == [140, 360, 700, 1060, 1400]
+    assert list(table["labels"].unique()) == [40, 100, 200, 300, 400]
 
 
-def test_values_are_the_means_of_the_evaluations_inside_their_intervals(tmp_path: Path) -> None:
-    run = load(write_run(tmp_path / "run", ratios=(10, 100), trials=4, encoders=0))
-    table = tables.table_i(run)
+def test_values_are_the_means_of_the_evaluations_inside_their_intervals(
+    run: Run, table: pd.DataFrame
+) -> None:
     means = run.evaluations.groupby(["label_ratio", "variant"]).mean(numeric_only=True)
     for row in table.to_dict("records"):
         expected = means.loc[(row["label_ratio"], row["variant"])]
@@ -50,14 +62,13 @@ def test_values_are_the_means_of_the_evaluations_inside_their_intervals(tmp_path
             assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
 
 
-def test_a_row_says_what_was_spent_and_how_many_labels_chose(tmp_path: Path) -> None:
-    run = load(write_run(tmp_path / "run", ratios=(10,), trials=5, encoders=0))
-    table = tables.table_i(run).set_index("variant")
-    assert set(table["valid_labels"]) == {200}
-    assert set(table["trials"]) == {5}
-    for variant, row in table.iterrows():
-        trials = run.trials[run.trials["variant"] == variant]
-        final = run.evaluations[run.evaluations["variant"] == variant]
+def test_a_row_says_what_was_spent_and_how_many_labels_chose(run: Run, table: pd.DataFrame) -> None:
+    assert set(table["valid_labels"]) == {120}
+    assert set(table["trials"]) == {4}
+    for row in table.to_dict("records"):
+        cell = f"{row['variant']}@{row['label_ratio']}"
+        trials = run.trials[run.trials["cell"] == cell]
+        final = run.evaluations[run.evaluations["cell"] == cell]
         assert row["search_epochs"] == trials["epochs"].sum()
         assert row["search_seconds"] == pytest.approx(trials["seconds"].sum())
         assert row["final_epochs"] == final["epochs"].sum()
