@@ -29,7 +29,7 @@ Change = dict[str, Any]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Files that mostly wait for clusters: begun first, or one of them is left alone at the end.
+# Long files, most of which wait for clusters: begun first, or one is left alone at the end.
 LONG = "pipeline machines submit s3 damage full_disk recipe_search reconstructions cluster report"
 FIRST = {f"test_{name}.py": place for place, name in enumerate(LONG.split())}
 
