@@ -88,7 +88,6 @@ def train(material: Material, cell: Cell, lr: float, seed: int) -> list[float | 
         cell,
         lr=lr,
         seed=seed_for(seed, "curves", cell.name),  # the same for each lr: only the rate differs
-        name="curves",
         report=rows.append,
     )
     seconds = sum(row["seconds"] for row in rows) / len(rows)

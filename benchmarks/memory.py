@@ -38,9 +38,7 @@ def trial(material: Any, number: int, meeting: Path) -> None:
         while not (meeting / "go").exists():
             time.sleep(0.1)
 
-    train_classifier(
-        material, Cell("A", 100), lr=1e-3, seed=number, name=f"memory-{number}", report=report
-    )
+    train_classifier(material, Cell("A", 100), lr=1e-3, seed=number, report=report)
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Any:

@@ -19,14 +19,13 @@ from study.choosing import best_repeat, winner
 from study.classifiers_kept import card_file, model_file
 from study.config import Config
 from study.material import Material
-from study.records import Ledger, Row
+from study.records import TEST_METRICS, Ledger, Row
 from study.seeds import seed_for
 
 if TYPE_CHECKING:
     from study.trial import Fitted
 
 PARTS = ("evaluation_epochs", "predictions", "robustness")  # tables with many rows a repeat
-TEST_METRICS = ("test_loss", "test_acc", "test_f1", "test_precision", "test_recall")
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,18 @@ class Repeat:
         """What is trained."""
         return self.cell.trained_as(self.recipe)
 
+    @property
+    def name(self) -> str:
+        return f"{self.cell.name}-repeat{self.repeat}"
+
     def weights(self, run: Location) -> Location:
         """Where it leaves its weights until the best repeat is known."""
-        return run / "models" / f"{self.cell.name}-repeat{self.repeat}.safetensors"
+        return run / "models" / f"{self.name}.safetensors"
 
     @property
     def fit_name(self) -> str:
         """Names its checkpoint; a study that grows may choose another point."""
-        recipe = f"-{self.recipe}" if self.recipe else ""
-        return f"{self.cell.name}-repeat{self.repeat}-lr{self.lr!r}{recipe}"
+        return f"{self.name}-lr{self.lr!r}{f'-{self.recipe}' if self.recipe else ''}"
 
 
 def repeat_of(row: Mapping[str, Any]) -> Repeat:
@@ -134,32 +136,34 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
         The ``row`` of evaluations, and by the name of each of `PARTS` its rows.
     """
     from models.weights import to_bytes
-    from study.fitting import Checkpoint, make_trainer
+    from study.fitting import Checkpoint
+    from study.tracking import tracker
     from study.trial import train_classifier
 
     config, cell = material.config, repeat.cell
     seed = seed_for(config.seed, "repeat", repeat.repeat)
     checkpoint = Checkpoint(material.run, repeat.fit_name)
-    fitted = train_classifier(
-        material,
-        repeat.trained_as,
-        lr=repeat.lr,
-        seed=seed,
-        name=f"{cell.name}-repeat{repeat.repeat}",
-        report=lambda row: None,
-        repeat=repeat.repeat,
-        checkpoint=checkpoint,
-        final=True,
-    )
-    ends, module = fitted.ends, fitted.trained
-    epoch = ends.restore_best(module.network)
-    trainer = make_trainer(fitted.device)
-    trainer.test(module, datamodule=fitted.data, verbose=False)
+    columns = cell.columns | {"repeat": repeat.repeat}
+    facts = columns | repeat.trained_as.columns | {"cell": cell.name, "lr": repeat.lr, "seed": seed}
+    with tracker(material, repeat.name, "evaluation", facts) as tracked:
+        fitted = train_classifier(
+            material,
+            repeat.trained_as,
+            lr=repeat.lr,
+            seed=seed,
+            report=tracked.epoch,
+            logger=tracked.loggers,
+            repeat=repeat.repeat,
+            checkpoint=checkpoint,
+            final=True,
+        )
+        ends, module = fitted.ends, fitted.trained
+        epoch = ends.restore_best(module.network)
+        tested = _test(fitted)
+        tracked.tested(tested)
     repeat.weights(material.run).write_bytes(to_bytes(fitted.network.state_dict(), {}))
     checkpoint.delete()
-    columns = cell.columns | {"repeat": repeat.repeat}
     best = {name: epoch[name] for name in ("val_loss", "val_acc", "val_f1")}
-    tested = {name: float(trainer.callback_metrics[name]) for name in TEST_METRICS}
     row = columns | {"seed": seed, "lr": repeat.lr, "recipe": repeat.recipe}
     row |= {"epochs": len(ends.rows)}
     row |= {"best_epoch": epoch["epoch"], **best, **tested}
@@ -173,6 +177,15 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
             for one in in_noise(material, fitted, share)
         ],
     }
+
+
+def _test(fitted: Fitted) -> dict[str, float]:
+    """Its scores on the test images, with the weights that it has now."""
+    from study.fitting import make_trainer
+
+    trainer = make_trainer(fitted.device)
+    trainer.test(fitted.trained, datamodule=fitted.data, verbose=False)
+    return {name: float(trainer.callback_metrics[name]) for name in TEST_METRICS}
 
 
 def in_noise(material: Material, fitted: Fitted, share: float) -> Iterator[Row]:

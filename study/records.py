@@ -37,6 +37,7 @@ Row = dict[str, Any]
 TEXT, INT, REAL = pa.string(), pa.int64(), pa.float64()
 _CELL = {"cell": TEXT, "variant": TEXT, "label_ratio": INT}
 _VALID = {"val_loss": REAL, "val_acc": REAL, "val_f1": REAL}
+TEST_METRICS = ("test_loss", "test_acc", "test_f1", "test_precision", "test_recall")
 # ended: when the epoch was over, by its own machine's clock, in seconds since 1970 (UTC)
 _EPOCH = {"epoch": INT, "train_loss": REAL, **_VALID, "seconds": REAL, "ended": REAL}
 
@@ -47,7 +48,7 @@ TRIALS = pa.schema(
 EPOCHS = pa.schema({"trial_id": TEXT, **_CELL, **_EPOCH})
 EVALUATIONS = pa.schema(
     {**_CELL, "repeat": INT, "seed": INT, "lr": REAL, "epochs": INT, "best_epoch": INT, **_VALID}
-    | {f"test_{name}": REAL for name in ("loss", "acc", "f1", "precision", "recall")}
+    | dict.fromkeys(TEST_METRICS, REAL)
     | {"seconds": REAL, "recipe": TEXT}
 )
 EVALUATION_EPOCHS = pa.schema({**_CELL, "repeat": INT, **_EPOCH})

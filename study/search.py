@@ -198,6 +198,12 @@ class Trial:
         """Names its checkpoint; a trial whose record was lost may come again at another point."""
         return f"{self.trial_id}-lr{self.lr!r}{f'-{self.recipe}' if self.recipe else ''}"
 
+    @property
+    def facts(self) -> Row:
+        """What it is tracked with: its cell, the variant that is trained, lr and seed."""
+        own = {"cell": self.cell.name, "lr": self.lr, "seed": self.seed}
+        return self.trained_as.columns | own
+
 
 class StudySearch:
     """All cells' searches and rungs, over one ledger.

@@ -1,6 +1,7 @@
-"""Weights & Biases and TensorBoard: one run a trial, with the same names in both.
+"""Weights & Biases and TensorBoard: one run a fit, with the same names in both.
 
-Whatever they do, no trial fails by it.
+Whatever they do, no fit fails by it. What W&B's summary says of a run at its end is what the
+records say of it.
 """
 
 from __future__ import annotations
@@ -11,168 +12,132 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from data.packing import node_cache
 from data.storage import Location
-from study.config import Config
-from study.wandb_files import own_temporary_files
-from study.wandb_server import NOT_SENT, give_up, unreachable
+from study.choosing import best_epoch
+from study.loggers import (
+    FINISH_SECONDS,
+    CarefulTensorBoardLogger,
+    CarefulWandbLogger,
+    finish_wandb,
+    start_board,
+    start_wandb,
+)
+from study.material import Material
+from study.records import TEST_METRICS, Row
 
 log = logging.getLogger(__name__)
 
-INIT_SECONDS = 10.0  # for a run's beginning, after the server has answered once
-FINISH_SECONDS = 5.0  # for what is not sent when a trial ends
-METRICS = ("val_f1", "val_acc", "val_loss")  # columns beside the hyperparameters
+METRICS = ("val_f1", "val_acc", "val_loss")
+Job = Literal["search", "evaluation"]
+State = Literal["COMPLETE", "PRUNED", "FAIL"]
 _EMPTY = 7  # bytes of a .wandb file without a record
 
 
-class _Careful:
-    """Its errors are said and forgotten."""
+class Tracked:
+    """A fit as it is tracked; what it is told here is in W&B's summary at the end.
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        try:
-            super().log_metrics(metrics, step)  # type: ignore[misc]
-        except Exception as error:
-            log.warning("%s took no metrics: %s", type(self).__name__, error)
+    Args:
+        metric: decides which epoch is the best.
+        board: of TensorBoard.
+        wandb: of W&B.
+    """
 
-    def save(self) -> None:
-        with contextlib.suppress(Exception):
-            super().save()  # type: ignore[misc]
+    def __init__(
+        self,
+        metric: str,
+        board: CarefulTensorBoardLogger | None,
+        wandb: CarefulWandbLogger | None,
+    ):
+        self.metric, self.board, self.wandb = metric, board, wandb
+        self._rows: list[Row] = []
+        self._scores: Mapping[str, float] = {}
 
-    def finalize(self, status: str) -> None:
-        with contextlib.suppress(Exception):
-            super().finalize(status)  # type: ignore[misc]
+    @property
+    def runs(self) -> list[CarefulTensorBoardLogger | CarefulWandbLogger]:
+        return [one for one in (self.board, self.wandb) if one is not None]
 
+    @property
+    def loggers(self) -> list[Logger] | Literal[False]:
+        """For Lightning; False where there is none to be had."""
+        return [*self.runs] or False
 
-class CarefulWandbLogger(_Careful, WandbLogger):
-    """Lightning's own, with forgiven errors."""
+    def epoch(self, row: Row) -> None:
+        """An epoch has ended, or is on record in the checkpoint that the fit goes on from."""
+        self._rows.append(row)
 
+    def tested(self, scores: Mapping[str, float]) -> None:
+        """The final evaluation, and it alone, has tested the best epoch's weights."""
+        self._scores = dict(scores)
+        if self.board is not None:
+            self.board.log_metrics(scores, 0)
 
-class CarefulTensorBoardLogger(_Careful, TensorBoardLogger):
-    """Lightning's own, with forgiven errors."""
+    def summary(self, state: State) -> Row:
+        """As in the records: scores are of the best epoch."""
+        values: Row = {"state": state, "epochs": len(self._rows), **self._scores}
+        best = best_epoch(self._rows, self.metric)
+        if best is not None:
+            values |= {name: best[name] for name in ("train_loss", *METRICS)}
+            values |= {"best_epoch": best["epoch"]}
+            values |= {"seconds": sum(row["seconds"] for row in self._rows)}
+        return values
 
 
 @contextlib.contextmanager
 def tracker(
-    config: Config, run: Location, name: str, facts: Mapping[str, object]
-) -> Iterator[list[Logger] | Literal[False]]:
-    """Loggers for one trial; False where there is none to be had.
+    material: Material, name: str, job: Job, facts: Mapping[str, object]
+) -> Iterator[Tracked]:
+    """Track one fit for as long as the block lasts, and say how it ended.
 
     W&B ``offline`` needs neither key nor network, and ``online`` becomes it where there is no
     server. Both write below the run's folder (``wandb/``, ``tensorboard/CELL/NAME/``), or below
     the node's cache where the run is on an object store, and are copied to it at the end.
 
     Args:
-        config: the study; its section ``tracking`` says which.
-        run: the run's folder; its name is the group.
-        name: of the trial, such as ``B1@25-003``.
+        material: the study; the section ``tracking`` says which, the run's name is the group.
+        name: as people see it, such as ``B1@25-003``.
+        job: what the fit is part of.
         facts: its hyperparameters.
     """
+    config, run = material.config, material.run
     folder = run.local if run.is_local else node_cache() / "tracking" / run.name
-    board = _start_board(folder, name, facts) if config.tracking.tensorboard else None
-    wandb_logger = _start_wandb(config, folder, name, facts)
+    board = None
+    if config.tracking.tensorboard:
+        metrics = METRICS + (TEST_METRICS if job == "evaluation" else ())
+        board = start_board(folder, name, facts, metrics)
+    told = _told(material, name, job, facts)
+    wandb = start_wandb(config.tracking.wandb, folder, told)
+    tracked = Tracked(config.search.metric, board, wandb)
+    state: State = "FAIL"
     try:
-        yield [one for one in (board, wandb_logger) if one is not None] or False
+        yield tracked
+        state = "COMPLETE"
+    except SystemExit as end:  # code 0: how Ray Tune ends one that is stopped, in its report
+        state = "FAIL" if end.code else "PRUNED"
+        raise
     finally:
-        if wandb_logger is not None:
-            _finish(wandb_logger)
+        if wandb is not None:
+            finish_wandb(wandb, tracked.summary(state), failed=state == "FAIL")
         if board is not None:
             with contextlib.suppress(Exception):
                 board.experiment.close()
         if not run.is_local:
-            _keep(folder, run, [one for one in (board, wandb_logger) if one is not None])
+            _keep(folder, run, tracked.runs)
 
 
-def _start_wandb(
-    config: Config, folder: Path, name: str, facts: Mapping[str, object]
-) -> CarefulWandbLogger | None:
-    """A run that is open; offline where the server is not to be had."""
-    mode = config.tracking.wandb
-    if mode == "disabled":
-        return None
-    try:
-        if mode == "online" and unreachable() is None:
-            try:
-                return _open(folder, name, facts, "online")
-            except Exception as error:
-                give_up(error)
-        return _open(folder, name, facts, "offline")
-    except Exception as error:
-        log.warning("W&B is off for %s: %s", name, error)
-        return None
-
-
-def _open(folder: Path, name: str, facts: Mapping[str, object], mode: str) -> CarefulWandbLogger:
-    with own_temporary_files():
-        import wandb
-
-        folder.mkdir(parents=True, exist_ok=True)
-        quiet = wandb.Settings(
-            mode=mode,
-            console="off",
-            silent=True,
-            disable_git=True,
-            disable_code=True,
-            x_disable_stats=True,
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-            init_timeout=INIT_SECONDS,
-            finish_timeout=FINISH_SECONDS,
-            finish_timeout_raises=True,
-            reinit="finish_previous",
-        )
-        logger = CarefulWandbLogger(
-            project="mariposa",
-            group=folder.name,
-            name=name,
-            save_dir=folder,
-            settings=quiet,
-            config=dict(facts),
-        )
-        assert logger.experiment  # opens the run here, where its errors are caught
-        return logger
-
-
-def _finish(logger: CarefulWandbLogger) -> None:
-    """Close the run; where the server does not take it, this is the last one it is offered."""
-    try:
-        logger.experiment.finish()
-    except TimeoutError as error:
-        give_up(error)
-        with contextlib.suppress(Exception):
-            Path(logger.experiment.settings.sync_dir, NOT_SENT).touch()
-    except Exception as error:
-        log.warning("W&B did not close its run: %s", error)
-
-
-def _start_board(
-    folder: Path, name: str, facts: Mapping[str, object]
-) -> CarefulTensorBoardLogger | None:
-    cell = name.rsplit("-", 1)[0]
-    try:
-        logger = CarefulTensorBoardLogger(
-            folder / "tensorboard", name=cell, version=name, default_hp_metric=False
-        )
-        logger.log_hyperparams(dict(facts))
-        logger.save()
-        _declare(logger, facts)
-        return logger
-    except Exception as error:
-        log.warning("TensorBoard is off for %s: %s", name, error)
-        return None
-
-
-def _declare(logger: TensorBoardLogger, facts: Mapping[str, object]) -> None:
-    """Fill TensorBoard's table of hyperparameters; Lightning would log a metric of -1 for it."""
-    try:
-        from torch.utils.tensorboard.summary import hparams
-    except ImportError:  # with tensorboardX alone, which comes with Ray Tune
-        from tensorboardX.summary import hparams  # type: ignore[import-untyped,no-redef]
-    for summary in hparams(dict(facts), dict.fromkeys(METRICS, 0.0)):
-        logger.experiment._get_file_writer().add_summary(summary)
+def _told(material: Material, name: str, job: Job, facts: Mapping[str, object]) -> dict[str, Any]:
+    """What W&B is told of a run."""
+    return {
+        "project": "mariposa",
+        "group": material.run.name,
+        "job_type": job,
+        "name": name,
+        "config": dict(facts),
+    }
 
 
 def _keep(
@@ -181,7 +146,7 @@ def _keep(
     """Copy what loggers wrote on this node to the run's object store."""
     for logger in loggers:
         try:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, CarefulTensorBoardLogger):
                 written = Path(logger.log_dir)
             else:
                 written = Path(logger.experiment.settings.sync_dir)

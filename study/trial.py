@@ -29,7 +29,6 @@ from study.fitting import Checkpoint, EpochEnd, fit, use_device
 from study.material import Material
 from study.records import Row
 from study.seeds import seed_for
-from study.tracking import tracker
 
 METRICS = ("train_loss", "val_loss", "val_acc", "val_f1")
 TEACHER_DECAY = 0.99  # of C's teacher, where training.average keeps no average
@@ -60,8 +59,8 @@ def train_classifier(
     *,
     lr: float,
     seed: int,
-    name: str,
     report: Callable[[Row], object],
+    logger: Any = False,
     repeat: int | None = None,
     checkpoint: Checkpoint | None = None,
     final: bool = False,
@@ -73,8 +72,8 @@ def train_classifier(
         cell: the variant and the label ratio.
         lr: Adam's step.
         seed: of weights and batches.
-        name: the run's name for tracking.
         report: called with each epoch's row; may raise to end the trial.
+        logger: Lightning's, for each epoch's metrics; see `study.tracking`.
         repeat: of the final evaluation; None in the search.
         checkpoint: where to go on from and save to.
         final: the final evaluation, and it alone: keep the best epoch's weights, and give the
@@ -111,18 +110,15 @@ def train_classifier(
     )
     module = _module(config, cell, trained, labels[labelled], len(material.species), lr, seed)
     ends = EpochEnd(config.search.metric, METRICS, report, keep=final, checkpoint=checkpoint)
-    facts = {"variant": cell.variant, "label_ratio": cell.label_ratio, "lr": lr, "seed": seed}
-    facts |= {"cell": name.rpartition("-")[0] or cell.name}  # B2-best@10, of variant B2-masked
-    with tracker(config, material.run, name, facts) as logger:
-        fit(
-            module,
-            data,
-            ends,
-            max_epochs=config.training.max_epochs,
-            patience=config.training.patience,
-            device=device,
-            logger=logger,
-        )
+    fit(
+        module,
+        data,
+        ends,
+        max_epochs=config.training.max_epochs,
+        patience=config.training.patience,
+        device=device,
+        logger=logger,
+    )
     return Fitted(network, module, data, ends, device)
 
 

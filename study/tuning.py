@@ -48,24 +48,27 @@ def run_trial(config: dict[str, Any], material: Material) -> None:
     its GPU, its process must not be given to the next trial, and raises.
     """
     from study.fitting import Checkpoint
+    from study.tracking import tracker
     from study.trial import train_classifier
 
     trial: Trial = Trial(**config["trial"] | {"cell": Cell(**config["trial"]["cell"])})
     node = ray.util.get_node_ip_address()
 
     def report(row: Row) -> None:
+        tracked.epoch(row)
         tune.report({**row, "node": node})
 
     try:
-        train_classifier(
-            material,
-            trial.trained_as,
-            lr=trial.lr,
-            seed=trial.seed,
-            name=trial.trial_id,
-            report=report,
-            checkpoint=Checkpoint(material.run, trial.fit_name),
-        )
+        with tracker(material, trial.trial_id, "search", trial.facts) as tracked:
+            train_classifier(
+                material,
+                trial.trained_as,
+                lr=trial.lr,
+                seed=trial.seed,
+                report=report,
+                logger=tracked.loggers,
+                checkpoint=Checkpoint(material.run, trial.fit_name),
+            )
     except Exception as error:
         if loses_the_gpu(error):
             tune.report({"lost": one_line(error), "node": node})

@@ -133,7 +133,6 @@ def test_without_noise_the_predictions_are_those_on_record(
         cell,
         lr=3e-3,
         seed=seed_for(material.config.seed, "repeat", 0),
-        name="again",
         report=lambda row: None,
         repeat=0,
         final=True,

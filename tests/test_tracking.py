@@ -13,6 +13,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -25,14 +27,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb.proto.wandb_internal_pb2 import Record
 
+import study.evaluation
 from data.storage import Location
-from study import tracking, wandb_files, wandb_server
+from study import loggers, tuning, wandb_files, wandb_server
 from study.cells import Cell
+from study.choosing import best_epoch
 from study.config import Config, config_from
+from study.evaluation import Repeat, evaluate
 from study.material import Material
-from study.records import Row
-from study.tracking import tracker
-from study.trial import METRICS, train_classifier
+from study.records import TEST_METRICS, Row
+from study.search import Trial
+from study.tracking import Tracked, tracker
+from study.trial import METRICS
 from study.wandb_files import sweep
 from study.wandb_server import closing_notice, not_sent, notice
 
@@ -140,12 +146,37 @@ def config_with(**keys: Any) -> Config:
 
 
 ONLINE = config_with(wandb="online")
+TRIAL = Trial("A@100-007", Cell("A", 100), lr=3e-3, seed=5)
+SearchTrial = Callable[[Material, Trial, Callable[[Row], object]], None]
+
+
+@pytest.fixture
+def search_trial(monkeypatch: pytest.MonkeyPatch) -> SearchTrial:
+    """What Ray Tune runs, outside of it; takes what is reported to Tune."""
+
+    def run_it(material: Material, trial: Trial, report: Callable[[Row], object]) -> None:
+        monkeypatch.setattr(tuning.tune, "report", report)
+        monkeypatch.setattr(tuning.ray.util, "get_node_ip_address", lambda: "here")
+        tuning.run_trial({"trial": vars(trial) | {"cell": vars(trial.cell)}}, material)
+
+    return run_it
+
+
+def track(config: Config, run: Location, name: str = "A@25-000") -> AbstractContextManager[Tracked]:
+    return tracker(Material(config, run, run, ""), name, "search", FACTS)
 
 
 def log_a_trial(config: Config, run: Location, name: str = "A@25-000") -> None:
-    with tracker(config, run, name, FACTS) as loggers:
-        for logger in loggers or []:
-            logger.log_metrics({"val_f1": 0.5, "epoch": 0}, 3)
+    with track(config, run, name) as tracked:
+        log_epoch(tracked, 1, 0.5)
+
+
+def log_epoch(tracked: Tracked, epoch: int, f1: float) -> None:
+    """As a fit does: Lightning's loggers come first."""
+    row = {"train_loss": 1.0, "val_loss": 1.0 - f1, "val_acc": f1, "val_f1": f1}
+    for logger in tracked.loggers or []:
+        logger.log_metrics(row | {"epoch": epoch - 1}, 4 * epoch - 1)
+    tracked.epoch({"epoch": epoch, **row, "seconds": 2.0})
 
 
 def runs_of(run: Location) -> list[str]:
@@ -205,14 +236,14 @@ def test_without_a_server_a_study_says_so_once_and_keeps_its_runs(
 def test_a_server_that_dies_is_waited_for_once(
     serve: Callable[[str], Server], monkeypatch: pytest.MonkeyPatch, run: Location
 ) -> None:
-    monkeypatch.setattr(tracking, "FINISH_SECONDS", 1.0)
+    monkeypatch.setattr(loggers, "FINISH_SECONDS", 1.0)
     server = serve("well")
     assert notice(ONLINE, run) is None
     log_a_trial(ONLINE, run)
-    with tracker(ONLINE, run, "A@25-001", FACTS) as loggers:
-        assert loggers
+    with track(ONLINE, run, "A@25-001") as tracked:
+        assert tracked.loggers
         server.mood = "hangs"
-        loggers[0].log_metrics({"val_f1": 0.5}, 3)
+        log_epoch(tracked, 1, 0.5)
     asked = len(server.asked)
     log_a_trial(ONLINE, run, "A@25-002")
     assert len(server.asked) - asked <= 1, "the third trial waits for nobody"
@@ -234,6 +265,7 @@ def test_a_server_is_told_name_group_and_hyperparameters(
         "moths",
         "mariposa",
     )
+    assert first["jobType"] == "search"
     told = {name: one["value"] for name, one in json.loads(first["config"]).items()}
     assert told.items() >= FACTS.items()
     assert closing_notice(ONLINE, run) is None
@@ -253,13 +285,13 @@ def test_an_offline_study_asks_nobody(serve: Callable[[str], Server], run: Locat
 
 
 def test_tensorboard_and_wandb_hold_the_rows_of_the_records(
-    make_material: Callable[..., Material],
+    make_material: Callable[..., Material], search_trial: SearchTrial
 ) -> None:
     made = make_material(
         tracking={"wandb": "offline", "tensorboard": True}, training={"max_epochs": 3}
     )
     rows: list[Row] = []
-    train_classifier(made, Cell("A", 100), lr=3e-3, seed=5, name="A@100-007", report=rows.append)
+    search_trial(made, TRIAL, rows.append)
     expected = [[row[name] for name in METRICS] for row in rows]
     assert len(expected) == 3
 
@@ -274,20 +306,48 @@ def test_tensorboard_and_wandb_hold_the_rows_of_the_records(
     assert shown_facts.items() >= {"lr": 3e-3, "label_ratio": 100, "seed": 5}.items()
     assert set(events.Tags()["scalars"]) == {*METRICS, "epoch"}
 
-    (file,) = made.run.local.rglob("*.wandb")
-    records = all_records(file)
-    (opened,) = [one.run for one in records if one.HasField("run")]
+    (found,) = tracked_runs(made.run)
+    opened = found.opened
     assert (opened.display_name, opened.run_group) == ("A@100-007", "tiny")
+    assert (opened.project, opened.entity, opened.job_type) == ("mariposa", "", "search")
     config = {one.key: json.loads(one.value_json) for one in opened.config.update}
-    assert config.items() >= {"variant": "A", "label_ratio": 100, "lr": 3e-3, "seed": 5}.items()
-    history = [logged(one) for one in records if one.HasField("history")]
-    kept = {name: [one[name] for one in history if name in one] for name in METRICS}
+    facts = {"cell": "A@100", "variant": "A", "label_ratio": 100, "lr": 3e-3, "seed": 5}
+    assert config.items() >= facts.items()
+    kept = {name: [one[name] for one in found.history if name in one] for name in METRICS}
     assert [list(values) for values in zip(*kept.values(), strict=True)] == expected
 
 
-def logged(record: Any) -> dict[str, Any]:
-    """What one call of ``log`` put in."""
-    items = record.history.item
+@dataclass
+class TrackedRun:
+    """One .wandb file, read as ``wandb sync`` reads it."""
+
+    folder: str
+    opened: Any
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]  # the last value of each, in the order in which they were written
+    exit_code: int
+
+
+def tracked_runs(run: Location) -> list[TrackedRun]:
+    """All that lie below the run's folder, in the order in which they were begun."""
+    return [read_run(file) for file in sorted(run.local.rglob("*.wandb"))]
+
+
+def read_run(file: Path) -> TrackedRun:
+    records = all_records(file)
+    (opened,) = [one.run for one in records if one.HasField("run")]
+    history: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    for one in records:
+        if one.HasField("history"):
+            history.append(named(one.history.item))
+            summary |= history[-1]
+        if one.HasField("summary"):
+            summary |= named(one.summary.update)
+    return TrackedRun(file.parent.name, opened, history, summary, records[-1].exit.exit_code)
+
+
+def named(items: Any) -> dict[str, Any]:
     return {one.key or ".".join(one.nested_key): json.loads(one.value_json) for one in items}
 
 
@@ -319,25 +379,35 @@ def wandb_records(file: Path) -> Iterator[Any]:
 
 
 def test_neither_is_written_where_neither_is_wanted(run: Location) -> None:
-    with tracker(config_with(wandb="disabled"), run, "A@25-000", FACTS) as loggers:
-        assert loggers is False
+    with track(config_with(wandb="disabled"), run) as tracked:
+        assert tracked.loggers is False
+        log_epoch(tracked, 1, 0.5)
     assert not run.local.exists()
 
 
-def test_tensorboard_that_breaks_fails_no_trial(
-    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+BOARD, RUN = loggers.TensorBoardLogger, wandb.sdk.wandb_run.Run
+BREAKS = [(BOARD, "log_metrics"), (BOARD, "finalize"), (wandb, "init"), (RUN, "log")]
+BREAKS += [(RUN, "finish"), (wandb.sdk.wandb_summary.Summary, "update")]
+
+
+@pytest.mark.parametrize(("owner", "method"), BREAKS)
+def test_neither_fails_a_fit_when_it_breaks(
+    make_material: Callable[..., Material],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    method: str,
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError("no disk")
+        raise OSError("no network, no key, no disk")
 
     made = make_material(
-        tracking={"wandb": "disabled", "tensorboard": True}, training={"max_epochs": 2}
+        tracking={"wandb": "offline", "tensorboard": owner is BOARD}, training={"max_epochs": 2}
     )
-    rows: list[Row] = []
-    monkeypatch.setattr(tracking.TensorBoardLogger, "log_metrics", fail)
-    monkeypatch.setattr(tracking.TensorBoardLogger, "finalize", fail)
-    train_classifier(made, Cell("A", 100), lr=3e-3, seed=5, name="A@100-0", report=rows.append)
-    assert len(rows) == 2
+    monkeypatch.setattr(owner, method, fail)
+    for number in range(2):  # one after another, in one process
+        assert evaluate(made, Repeat(TRIAL.cell, number, 3e-3))["row"]["epochs"] == 2
+    if method != "init":
+        assert len(runs_of(made.run)) == 2, "none has its rows in another's run"
 
 
 def test_both_are_copied_to_an_object_store() -> None:
@@ -352,15 +422,92 @@ def test_both_are_copied_to_an_object_store() -> None:
     assert [file for file in left.rglob("*run-*") if file.is_dir()] == []
 
 
+# --- How a fit ends, and what W&B says of it ---------------------------------------------------
+
+
+def test_the_summary_is_of_the_best_epoch(run: Location) -> None:
+    with track(config_with(wandb="offline"), run) as tracked:
+        for epoch, f1 in ((1, 0.25), (2, 0.75), (3, 0.5)):
+            log_epoch(tracked, epoch, f1)
+    (found,) = tracked_runs(run)
+    assert [one["val_f1"] for one in found.history] == [0.25, 0.75, 0.5]
+    best = {"best_epoch": 2, "train_loss": 1.0, "val_loss": 0.25, "val_acc": 0.75, "val_f1": 0.75}
+    assert found.summary.items() >= best.items()
+    assert found.summary.items() >= {"epochs": 3, "seconds": 6.0}.items()
+
+
+def test_the_final_evaluation_tells_what_its_test_found(
+    make_material: Callable[..., Material],
+) -> None:
+    made = make_material(
+        tracking={"wandb": "offline", "tensorboard": True}, training={"max_epochs": 3}
+    )
+    row = evaluate(made, Repeat(TRIAL.cell, 0, 3e-3))["row"]
+    (found,) = tracked_runs(made.run)
+    assert (found.opened.display_name, found.opened.job_type) == ("A@100-repeat0", "evaluation")
+    in_both = ("epochs", "best_epoch", "val_loss", "val_acc", "val_f1", "seconds", *TEST_METRICS)
+    assert {name: found.summary[name] for name in in_both} == {name: row[name] for name in in_both}
+    assert found.summary["state"] == "COMPLETE"
+    assert not any(name in one for one in found.history for name in TEST_METRICS)
+
+    events = EventAccumulator(str(made.run.local / "tensorboard" / "A@100" / "A@100-repeat0"))
+    shown = {name: events.Reload().Scalars(name)[-1].value for name in TEST_METRICS}
+    assert shown == pytest.approx({name: row[name] for name in TEST_METRICS})
+
+
+def test_a_test_that_fails_leaves_no_run_open(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("no test images")
+
+    made = make_material(tracking={"wandb": "offline"}, training={"max_epochs": 1})
+    monkeypatch.setattr(study.evaluation, "_test", fail)
+    with pytest.raises(ValueError, match="no test images"):
+        evaluate(made, Repeat(TRIAL.cell, 0, 3e-3))
+    (found,) = tracked_runs(made.run)
+    assert (found.summary["state"], found.exit_code) == ("FAIL", 1)
+    assert wandb.run is None
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "PRUNED", "FAIL"])
+def test_a_trial_of_the_search_says_how_it_ended(
+    make_material: Callable[..., Material], search_trial: SearchTrial, state: str
+) -> None:
+    rows: list[Row] = []
+
+    def report(row: Row) -> None:
+        rows.append(row)
+        if (state, row.get("epoch")) == ("PRUNED", 2):
+            sys.exit(0)  # as Ray Tune does
+
+    made = make_material(tracking={"wandb": "offline"}, training={"max_epochs": 3})
+    trial = replace(TRIAL, lr=1e38) if state == "FAIL" else TRIAL
+    with pytest.raises(SystemExit) if state == "PRUNED" else nullcontext():
+        search_trial(made, trial, report)
+    (found,) = tracked_runs(made.run)
+    assert (found.summary["state"], found.exit_code) == (state, int(state == "FAIL"))
+    epochs = [row for row in rows if "epoch" in row]
+    assert found.summary["epochs"] == len(epochs) == {"COMPLETE": 3, "PRUNED": 2, "FAIL": 0}[state]
+    best = best_epoch(epochs, "val_f1") or {"epoch": None}
+    assert found.summary.get("best_epoch") == best["epoch"]
+    assert found.summary.get("val_f1") == best.get("val_f1")
+    told = {name for one in found.history for name in one} | set(found.summary)
+    assert not told & set(TEST_METRICS), "the search has seen no test image"
+
+
 # --- Temporary files -----------------------------------------------------------------------------
 
 KILLED = """
 import os, signal, sys
 from data.storage import Location
 from study.config import load_config
+from study.material import Material
 from study.tracking import tracker
-with tracker(load_config("smoke"), Location(sys.argv[1]), "A@25-000", {}) as loggers:
-    assert loggers
+run = Location(sys.argv[1])
+material = Material(load_config("smoke"), run, run, "")
+with tracker(material, "A@25-000", "search", {}) as tracked:
+    assert tracked.loggers
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -383,8 +530,8 @@ def test_a_killed_worker_leaves_nothing_in_the_temporary_folder() -> None:
 
 
 def test_a_living_process_keeps_its_temporary_files(run: Location) -> None:
-    with tracker(config_with(wandb="offline"), run, "A@25-000", FACTS) as loggers:
-        assert loggers
+    with track(config_with(wandb="offline"), run) as tracked:
+        assert tracked.loggers
         folders = [each for each in wandb_files._base().iterdir() if each.is_dir()]
         sweep()
         assert folders

@@ -1,4 +1,4 @@
-"""One trial, without Ray: what it sees, what it must not touch, and what it tells W&B."""
+"""One trial, without Ray: what it sees, and what it must not touch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import wandb
 
 import study.trial
 from data.storage import Location
@@ -50,7 +49,7 @@ def train(
     material: Material, variant: str, ratio: int = 100, **options: Any
 ) -> tuple[Fitted, list[Row]]:
     rows: list[Row] = []
-    defaults: dict[str, Any] = {"lr": 3e-3, "seed": 5, "name": "t", "report": rows.append}
+    defaults: dict[str, Any] = {"lr": 3e-3, "seed": 5, "report": rows.append}
     fitted = train_classifier(material, Cell(variant, ratio), **defaults | options)
     return fitted, [{k: v for k, v in row.items() if k not in ("seconds", "ended")} for row in rows]
 
@@ -358,46 +357,7 @@ def test_a_trial_whose_loss_is_no_number_raises(material: Material) -> None:
         train(material, "A", lr=1e38)
 
 
-# --- Weights & Biases ----------------------------------------------------------------------------
-
-
-def wandb_folders(run: Location) -> list[str]:
-    return sorted(path.name for path in Path(str(run)).glob("wandb/*run-*"))
-
-
-def test_wandb_offline_keeps_a_run_beside_the_study(make_material: MakeMaterial) -> None:
-    made = make_material(tracking={"wandb": "offline"}, training={"max_epochs": 2})
-    for name in ("A@100-000", "A@100-001"):
-        _, rows = train(made, "A", name=name)
-        assert len(rows) == 2
-    found = wandb_folders(made.run)
-    assert len(found) == 2
-    assert all(name.startswith("offline-run-") for name in found)
-    content = b"".join(file.read_bytes() for file in Path(str(made.run)).rglob("*.wandb"))
-    for text in (b"A@100-000", b"A@100-001", b"val_f1", b"label_ratio"):
-        assert text in content
-
-
-def test_wandb_disabled_writes_nothing(make_material: MakeMaterial) -> None:
-    made = make_material(tracking={"wandb": "disabled"}, training={"max_epochs": 1})
-    train(made, "A")
-    assert not Path(str(made.run), "wandb").exists()
-
-
-@pytest.mark.parametrize("broken", ["init", "log"])
-def test_wandb_that_breaks_fails_no_trial(
-    make_material: MakeMaterial, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise wandb.errors.CommError("no network, no key, no disk")
-
-    made = make_material(tracking={"wandb": "offline"}, training={"max_epochs": 2})
-    if broken == "init":
-        monkeypatch.setattr(wandb, "init", fail)
-    else:
-        monkeypatch.setattr(wandb.sdk.wandb_run.Run, "log", fail)
-    _, rows = train(made, "A")
-    assert len(rows) == 2
+# --- What else training may be ---------------------------------------------------------------
 
 
 def test_c_trains_on_unlabelled_images_and_never_sees_their_labels(

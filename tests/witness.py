@@ -64,9 +64,9 @@ def training(function: Function) -> Function:
 
     @functools.wraps(function)
     def witnessed(*arguments: Any, **options: Any) -> Any:
-        name, report, began = options["name"], options["report"], time.time()
-        fit, checkpoint = uuid.uuid4().hex[:8], options.get("checkpoint")
-        found = checkpoint is not None and checkpoint.file.is_file()
+        report, began = options["report"], time.time()
+        fit, file = uuid.uuid4().hex[:8], options["checkpoint"].file
+        name, found = file.name.rpartition("-lr")[0], file.is_file()
         note("fit", fit=fit, name=name, checkpoint=found)
 
         def witnessed_report(row: dict[str, Any]) -> Any:
