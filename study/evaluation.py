@@ -145,7 +145,7 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     checkpoint = Checkpoint(material.run, repeat.fit_name)
     columns = cell.columns | {"repeat": repeat.repeat}
     facts = columns | repeat.trained_as.columns | {"cell": cell.name, "lr": repeat.lr, "seed": seed}
-    with tracker(material, repeat.name, "evaluation", facts) as tracked:
+    with tracker(material, repeat.name, repeat.fit_name, "evaluation", facts) as tracked:
         fitted = train_classifier(
             material,
             repeat.trained_as,

@@ -79,7 +79,8 @@ def prepare(
             f"{config.data.root}: its images are not those that {run} began with, "
             f"expected the same or another --name"
         )
-    material = Material(config, run, packed, key)
+    study_id = study.get("id") or study.get("started", "")  # an earlier version gave it none
+    material = Material(config, run, packed, key, study_id)
     labels = list(material.label_rows())
     require_unlabelled(
         config, len(material.rows("train")), lambda ratio: len(material.labelled(ratio))

@@ -7,7 +7,7 @@ all processes of a node share.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,17 +29,19 @@ class Material:
         run: the run's folder.
         packed: the folder of packed images (OUT/packed).
         key: which of them.
+        study_id: tells the study from any other, one of the same name as well.
     """
 
     config: Config
     run: Location
     packed: Location
     key: str
+    study_id: str = ""
 
     def patient(self, seconds: float) -> Material:
         """The same, with storage that may refuse for so long."""
         run, packed = Location(self.run, seconds), Location(self.packed, seconds)
-        return Material(self.config, run, packed, self.key)
+        return replace(self, run=run, packed=packed)
 
     @property
     def images(self) -> PackedImages:

@@ -110,6 +110,7 @@ def on_record(run: Location) -> dict[str, Any] | None:
 
 def _new_study(config: Config) -> dict[str, Any]:
     return {
+        "id": uuid.uuid4().hex[:12],  # two of the same name may start in the same second
         "config": config.model_dump(mode="json"),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
         "commit": _commit(),

@@ -1,7 +1,8 @@
 """Weights & Biases and TensorBoard: one run a fit, with the same names in both.
 
-Whatever they do, no fit fails by it. What W&B's summary says of a run at its end is what the
-records say of it.
+Whatever they do, no fit fails by it. One that goes on in another process is the same run to W&B,
+by an id that follows from the study and the fit. What W&B's summary says of a run at its end is
+what the records say of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger
 
 from data.packing import node_cache
+from data.sealing import digest
 from data.storage import Location
 from study.choosing import best_epoch
 from study.loggers import (
@@ -89,7 +91,7 @@ class Tracked:
 
 @contextlib.contextmanager
 def tracker(
-    material: Material, name: str, job: Job, facts: Mapping[str, object]
+    material: Material, name: str, fit_name: str, job: Job, facts: Mapping[str, object]
 ) -> Iterator[Tracked]:
     """Track one fit for as long as the block lasts, and say how it ended.
 
@@ -100,6 +102,7 @@ def tracker(
     Args:
         material: the study; the section ``tracking`` says which, the run's name is the group.
         name: as people see it, such as ``B1@25-003``.
+        fit_name: its checkpoint's: under the same one, the fit goes on.
         job: what the fit is part of.
         facts: its hyperparameters.
     """
@@ -109,7 +112,7 @@ def tracker(
     if config.tracking.tensorboard:
         metrics = METRICS + (TEST_METRICS if job == "evaluation" else ())
         board = start_board(folder, name, facts, metrics)
-    told = _told(material, name, job, facts)
+    told = _told(material, name, fit_name, job, facts)
     wandb = start_wandb(config.tracking.wandb, folder, told)
     tracked = Tracked(config.search.metric, board, wandb)
     state: State = "FAIL"
@@ -129,13 +132,19 @@ def tracker(
             _keep(folder, run, tracked.runs)
 
 
-def _told(material: Material, name: str, job: Job, facts: Mapping[str, object]) -> dict[str, Any]:
-    """What W&B is told of a run."""
+def _told(
+    material: Material, name: str, fit_name: str, job: Job, facts: Mapping[str, object]
+) -> dict[str, Any]:
+    """What W&B is told of a run; its id holds no character that W&B refuses."""
+    study = material.run.name
+    key = digest(f"{material.study_id} {study} {fit_name}".encode())[:12]
     return {
         "project": "mariposa",
-        "group": material.run.name,
+        "group": study,
         "job_type": job,
         "name": name,
+        "id": f"{name.replace('@', '-')}-{key}",
+        "resume": "allow",
         "config": dict(facts),
     }
 

@@ -59,7 +59,7 @@ def run_trial(config: dict[str, Any], material: Material) -> None:
         tune.report({**row, "node": node})
 
     try:
-        with tracker(material, trial.trial_id, "search", trial.facts) as tracked:
+        with tracker(material, trial.trial_id, trial.fit_name, "search", trial.facts) as tracked:
             train_classifier(
                 material,
                 trial.trained_as,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -13,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,8 +29,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb.proto.wandb_internal_pb2 import Record
 
 import study.evaluation
+import study.fitting
 from data.storage import Location
-from study import loggers, tuning, wandb_files, wandb_server
+from study import loggers, tracking, tuning, wandb_files, wandb_server
 from study.cells import Cell
 from study.choosing import best_epoch
 from study.config import Config, config_from
@@ -54,6 +56,8 @@ class Server:
 
     def __init__(self, mood: str):
         self.mood, self.asked, self.closed = mood, list[tuple[str, Any]](), Event()
+        self.history: list[dict[str, Any]] = []  # of the one run that it knows
+        self.summary: dict[str, Any] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -82,6 +86,10 @@ class Server:
 
     def content(self, question: dict[str, Any]) -> dict[str, Any]:
         text = question["query"]
+        if "body" in question:
+            self.take(question["body"])
+        if "RunResumeStatus" in text:
+            return {"data": {"model": {"bucket": self.bucket(question["variables"]["name"])}}}
         if "upsertBucket" in text:
             project = {"id": "p", "name": "mariposa", "entity": {"id": "e", "name": "me"}}
             bucket = {"id": "YQ==", "name": question["variables"]["name"], "config": "{}"}
@@ -94,6 +102,25 @@ class Server:
         if "Viewer" in text and self.mood != "stranger":
             return {"data": {"viewer": {"id": "dQ==", "entity": "me", "username": "me"}}}
         return {"data": {"viewer": None}}
+
+    def bucket(self, name: str) -> dict[str, Any] | None:
+        """What a client that goes on with a run has to know of it."""
+        if not self.history:
+            return None
+        known = {"id": "YQ==", "name": name, "config": "{}", "wandbConfig": '{"t": {}}'}
+        known |= {"historyLineCount": len(self.history), "eventsLineCount": 0, "logLineCount": 0}
+        known |= {"historyTail": json.dumps([json.dumps(self.history[-1])]), "eventsTail": "[]"}
+        return known | {"summaryMetrics": json.dumps(self.summary), "tags": []}
+
+    def take(self, body: bytes) -> None:
+        """Lines of a run's files, each at its place."""
+        files = json.loads(body).get("files", {}) if body.startswith(b"{") else {}
+        for name, part in files.items():
+            lines = [json.loads(line) for line in part["content"]]
+            if name == "wandb-history.jsonl":
+                self.history[part["offset"] :] = lines
+            if name == "wandb-summary.json":
+                self.summary = lines[-1]
 
     def runs(self) -> list[dict[str, Any]]:
         """What was said of each new run."""
@@ -147,6 +174,7 @@ def config_with(**keys: Any) -> Config:
 
 ONLINE = config_with(wandb="online")
 TRIAL = Trial("A@100-007", Cell("A", 100), lr=3e-3, seed=5)
+REST = ("train_loss", "val_loss", "val_acc", "seconds")  # of an epoch's row
 SearchTrial = Callable[[Material, Trial, Callable[[Row], object]], None]
 
 
@@ -162,8 +190,10 @@ def search_trial(monkeypatch: pytest.MonkeyPatch) -> SearchTrial:
     return run_it
 
 
-def track(config: Config, run: Location, name: str = "A@25-000") -> AbstractContextManager[Tracked]:
-    return tracker(Material(config, run, run, ""), name, "search", FACTS)
+def track(
+    config: Config, run: Location, name: str = "A@25-000", study_id: str = ""
+) -> AbstractContextManager[Tracked]:
+    return tracker(Material(config, run, run, "", study_id), name, name, "search", FACTS)
 
 
 def log_a_trial(config: Config, run: Location, name: str = "A@25-000") -> None:
@@ -496,6 +526,75 @@ def test_a_trial_of_the_search_says_how_it_ended(
     assert not told & set(TEST_METRICS), "the search has seen no test image"
 
 
+# --- One run, whichever process works on it ------------------------------------------------------
+
+
+def test_a_trial_that_goes_on_is_the_same_run(
+    make_material: Callable[..., Material],
+    search_trial: SearchTrial,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its first process dies after the second epoch's report."""
+    monkeypatch.setattr(study.fitting, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(study.fitting, "CHECKPOINT_COST", 1e9)
+    rows: list[Row] = []
+
+    class Died(BaseException):
+        pass
+
+    def dies(row: Row) -> None:
+        if row["epoch"] == 2:
+            raise Died
+
+    made = make_material(tracking={"wandb": "offline"}, training={"max_epochs": 3})
+    with pytest.raises(Died):
+        search_trial(made, TRIAL, dies)
+    search_trial(made, TRIAL, rows.append)
+    first, second = tracked_runs(made.run)
+    assert first.opened.run_id == second.opened.run_id
+    assert first.folder != second.folder
+    assert [one["epoch"] for one in first.history] == [0, 1]
+    assert [one["epoch"] for one in second.history] == [1, 2], "from the first's checkpoint"
+    assert second.summary["epochs"] == 3, "those of the first as well"
+    assert second.summary["val_f1"] == max(row["val_f1"] for row in rows)
+
+
+def test_a_run_is_of_one_study_and_one_configuration(run: Location) -> None:
+    def key(study_id: str, fit_name: str) -> str:
+        made = Material(ONLINE, run, run, "", study_id)
+        return str(tracking._told(made, "B2-best@25-003", fit_name, "search", FACTS)["id"])
+
+    ids = {key(one, fit) for one in ("a", "b") for fit in ("B2-best@25-003-lr0.1", "other")}
+    assert len(ids) == 4
+    assert key("a", "other") in ids
+    assert all(re.fullmatch(r"B2-best-25-003-[0-9a-f]{12}", one) for one in ids)
+
+
+def test_sessions_of_a_trial_are_sent_as_one_run(
+    serve: Callable[[str], Server], run: Location
+) -> None:
+    """By ``wandb sync``, which a user gives all of a study's folders."""
+    offline = config_with(wandb="offline")
+    with suppress(SystemExit), track(offline, run) as tracked:
+        log_epoch(tracked, 1, 0.75)
+        sys.exit(0)
+    with track(offline, run) as tracked:
+        tracked.epoch({"epoch": 1, "val_f1": 0.75, **dict.fromkeys(REST, 0.5)})
+        log_epoch(tracked, 2, 0.5)
+    tracked_runs(run)  # waits for both files
+    server = serve("well")
+    folders = [str(path) for path in run.local.glob("wandb/offline-run-*")]
+    command = [str(Path(sys.executable).with_name("wandb")), "sync", *folders]
+    done = subprocess.run(command, env=environment(), capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    assert len({one["name"] for one in server.runs()}) == 1
+    assert [one["trainer/global_step"] for one in server.history] == [3, 7]
+    assert [one["_step"] for one in server.history] == [0, 1]
+    said = {"state": "COMPLETE", "epochs": 2, "best_epoch": 1, "val_f1": 0.75}
+    assert server.summary.items() >= said.items()
+    assert not_sent(run) == []
+
+
 # --- Temporary files -----------------------------------------------------------------------------
 
 KILLED = """
@@ -506,7 +605,7 @@ from study.material import Material
 from study.tracking import tracker
 run = Location(sys.argv[1])
 material = Material(load_config("smoke"), run, run, "")
-with tracker(material, "A@25-000", "search", {}) as tracked:
+with tracker(material, "A@25-000", "A@25-000", "search", {}) as tracked:
     assert tracked.loggers
     os.kill(os.getpid(), signal.SIGKILL)
 """
