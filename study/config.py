@@ -40,6 +40,7 @@ RecipeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+WandbName = Annotated[str, Field(pattern=r"^[^\s/\\#?%:][^/\\#?%:]{0,127}$")]
 
 
 class Section(BaseModel):
@@ -242,6 +243,8 @@ class Resources(Section):
 
 class Tracking(Section):
     wandb: Literal["online", "offline", "disabled"] = "offline"
+    project: WandbName = "mariposa"
+    entity: WandbName | None = None  # a user or a team; None: the key's own
     tensorboard: bool = False  # event files below RUN/tensorboard
 
 

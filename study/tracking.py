@@ -136,10 +136,11 @@ def _told(
     material: Material, name: str, fit_name: str, job: Job, facts: Mapping[str, object]
 ) -> dict[str, Any]:
     """What W&B is told of a run; its id holds no character that W&B refuses."""
-    study = material.run.name
+    tracking, study = material.config.tracking, material.run.name
     key = digest(f"{material.study_id} {study} {fit_name}".encode())[:12]
     return {
-        "project": "mariposa",
+        "project": tracking.project,
+        "entity": tracking.entity,
         "group": study,
         "job_type": job,
         "name": name,

@@ -80,6 +80,10 @@ WRONG = [
     ("resources.gpus_per_trial=-1", "resources.gpus_per_trial", "found -1", "'auto' or"),
     ("resources.max_concurrent=0", "resources.max_concurrent", "found 0", "'auto' or"),
     ("tracking.wandb=on", "tracking.wandb", "found True", "expected 'online', 'offline'"),
+    ("tracking.project=a/b", "tracking.project", "found 'a/b'", "expected match pattern"),
+    ("tracking.project=null", "tracking.project", "found None", "expected a valid string"),
+    ("tracking.entity=3", "tracking.entity", "found 3", "expected a valid string"),
+    ("tracking.entity=''", "tracking.entity", "found ''", "expected match pattern"),
     ("name=a/b", "name", "found 'a/b'", "expected"),
     ("name=..", "name", "found '..'", "expected"),
     ("seed=-1", "seed", "found -1", "expected greater than or equal to 0"),
@@ -281,6 +285,7 @@ def test_what_may_differ_between_two_studies_of_one_name() -> None:
         differences(old, changed(resources={"max_concurrent": 3}, tracking={"wandb": "online"}))
         == []
     )
+    assert differences(old, changed(tracking={"project": "moths", "entity": "lab"})) == []
     assert differences(old, changed(search={"trials": 17})) == []
     assert differences(old, changed(search={"trials": 15})) == ["search.trials"]
     assert differences(old, changed(evaluation={"repeats": 6})) == []

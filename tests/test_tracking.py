@@ -288,14 +288,14 @@ def test_a_server_is_told_name_group_and_hyperparameters(
     serve: Callable[[str], Server], run: Location
 ) -> None:
     server = serve("well")
-    log_a_trial(ONLINE, run)
+    log_a_trial(config_with(wandb="online", project="butterflies", entity="lab"), run)
     first = server.runs()[0]
     assert (first["displayName"], first["groupName"], first["project"]) == (
         "A@25-000",
         "moths",
-        "mariposa",
+        "butterflies",
     )
-    assert first["jobType"] == "search"
+    assert (first["entity"], first["jobType"]) == ("lab", "search")
     told = {name: one["value"] for name, one in json.loads(first["config"]).items()}
     assert told.items() >= FACTS.items()
     assert closing_notice(ONLINE, run) is None
