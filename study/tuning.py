@@ -15,12 +15,15 @@ Ray's side of it, found in its sources (2.60):
 - What Tune runs again itself it may lose: a trial that was to take over the actor of one that has
   ended is given up at once if the actor dies at that moment, as the death is counted twice. So
   its own ``max_failures`` is 0, and a trial whose process or machine is lost is handed out anew.
+- An actor whose trial was stopped and that gets no other ends at once, with all child processes: so
+  that its W&B run is closed first, the trial's thread has itself waited for.
 - An actor that Ray ends for want of memory raises what Tune does not know for a death: all ends.
 """
 
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +40,7 @@ from study.records import Row
 from study.search import StudySearch, Trial
 from study.tasks import is_out_of_memory, loses_the_gpu, one_line
 
+CLOSING_SECONDS = 10.0  # for what a stopped trial has to close
 LOST_PROCESSES = 10  # a trial that loses more is FAIL
 GOES_ON = "it runs again, from its checkpoint if it has one"
 
@@ -54,9 +58,13 @@ def run_trial(config: dict[str, Any], material: Material) -> None:
     trial: Trial = Trial(**config["trial"] | {"cell": Cell(**config["trial"]["cell"])})
     node = ray.util.get_node_ip_address()
 
+    in_report = _waited_for()
+
     def report(row: Row) -> None:
         tracked.epoch(row)
+        in_report.set()
         tune.report({**row, "node": node})
+        in_report.clear()
 
     try:
         with tracker(material, trial.trial_id, trial.fit_name, "search", trial.facts) as tracked:
@@ -75,6 +83,19 @@ def run_trial(config: dict[str, Any], material: Material) -> None:
             raise
         kind = "out_of_memory" if is_out_of_memory(error) else "error"
         tune.report({kind: one_line(error), "node": node})
+
+
+def _waited_for() -> threading.Event:
+    """While the event is set, Tune waits for this thread when it stops the trial; else as ever."""
+    thread, in_report = threading.current_thread(), threading.Event()
+    join = thread.join
+
+    def patient_join(timeout: float | None = None) -> Any:
+        wait = timeout is not None and in_report.is_set()
+        return join(CLOSING_SECONDS if wait else timeout)
+
+    thread.join = patient_join  # type: ignore[method-assign]
+    return in_report
 
 
 def run_search(

@@ -419,3 +419,19 @@ def test_a_search_that_waits_for_an_encoder_holds_no_processor(
     tuning.run_search(material, search, have, have.slots, lambda: None, print)
     assert search.finished
     assert [row["state"] for row in ledger.rows("trials")] == ["COMPLETE"] * 8
+
+
+def test_trials_that_are_stopped_close_their_wandb_runs(
+    make_material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the last one of an actor, which Tune ends without waiting."""
+    material = make_material(
+        tracking={"wandb": "offline"},
+        resources={"gpus_per_trial": 1, "max_concurrent": 2},
+        cells={"variants": ["A"], "label_ratios": [100]},
+    )
+    monkeypatch.setattr(Rungs, "goes_on", lambda *_: False)
+    trials, _ = search_all(material)
+    assert [row["state"] for row in trials] == ["PRUNED"] * 2
+    closed = [b'"PRUNED"' in file.read_bytes() for file in material.run.local.rglob("*.wandb")]
+    assert closed == [True] * 2
