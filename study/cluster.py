@@ -91,6 +91,7 @@ def _start(address: str | None, options: dict[str, Any]) -> None:
                     f"{named(address)}: Ray has not started in {ATTEMPTS} times 30 s, "
                     f"expected a machine with less to do"
                 ) from None
+            print("Ray has not started in 30 s: trying again", flush=True)
             ray.shutdown()
 
 
