@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -338,12 +339,18 @@ def test_no_permission(refused: Command, tiny_images: Path, tmp_path: Path) -> N
     with nobody(tmp_path):
         for command in ("leaderboard", "resume"):
             assert f"{folder}/run" in refused(command, folder / "run")
-    folder.chmod(0o755)
-    (folder / "run").chmod(0o311)  # may be entered, not looked into
-    with nobody(tmp_path):
-        assert f"{folder}/run: permission denied" in refused(
-            *arguments[:2], "--out", folder, "--name", "run"
-        )
+
+
+def test_a_run_that_may_be_entered_but_not_looked_into(refused: Command, tmp_path: Path) -> None:
+    refused("run", "smoke", "--name", "a/b")  # all is imported before rights are given up
+    with tempfile.TemporaryDirectory() as public:
+        os.chmod(public, 0o755)
+        run = Path(public, "run")
+        run.mkdir()
+        run.chmod(0o311)
+        with nobody(tmp_path):
+            line = refused("run", "smoke", "--out", public, "--name", "run")
+    assert f"{run}: permission denied" in line
 
 
 @contextlib.contextmanager
