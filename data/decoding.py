@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.storage import InputError, Location
+from data.storage import InputError, Location, reason_of
 
 # No other decoder sees the bytes: PostScript named .jpg must not reach Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
@@ -109,4 +109,4 @@ def read_file(where: Location) -> bytes:
     except FileNotFoundError:
         raise BadImageError("no such file") from None
     except OSError as error:
-        raise BadImageError((error.strerror or str(error).splitlines()[0]).lower()) from None
+        raise BadImageError(reason_of(error).lower()) from None

@@ -48,7 +48,7 @@ from data.species import (
     Scene,
     Species,
 )
-from data.storage import InputError
+from data.storage import InputError, reason_of
 
 Array = NDArray[Any]
 Rng = np.random.Generator
@@ -513,8 +513,9 @@ def write_demo(
             list(pool.map(_save, jobs, chunksize=16))
         os.replace(temporary, destination)
     except OSError as error:
-        reason = f"{destination}: {error.strerror}, expected a folder that can be written"
-        raise InputError(reason) from error
+        raise InputError(
+            f"{destination}: {reason_of(error)}, expected a folder that can be written"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(jobs)

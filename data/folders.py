@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data.storage import InputError, Location
+from data.storage import InputError, Location, reason_of
 
 SPLITS = ("train", "valid", "test")
 _SPLIT_NAMES = {s: s for s in SPLITS} | {"val": "valid", "validation": "valid"}
@@ -119,8 +119,7 @@ def _list(root: Location) -> _Listing:
         where = error.filename or root
         raise InputError(f"{where}: permission denied; expected a readable folder") from None
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{root}: cannot be listed ({reason}); {_EXPECTED}") from None
+        raise InputError(f"{root}: cannot be listed ({reason_of(error)}); {_EXPECTED}") from None
     if not any(listing.values()):
         found = "no image in it" if len(listing) > 1 else "an empty folder"
         raise InputError(f"{root}: {found}; {_EXPECTED}")

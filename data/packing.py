@@ -30,7 +30,7 @@ from PIL import Image
 from data.decoding import BadImageError, quiet_decoders, read_file, read_image
 from data.folders import ImageFile, ImageFolder
 from data.sealing import seal_json, unseal_json
-from data.storage import InputError, Location
+from data.storage import InputError, Location, reason_of
 
 PACKING_VERSION = 1  # raise it whenever the same files would give other pixels
 _BLOCK = 32  # images a thread decodes before it writes
@@ -244,11 +244,8 @@ def _bad_images(folder: ImageFolder, bad: list[tuple[str, BadImageError]]) -> st
 
 def _cannot_write(destination: Location | Path, error: OSError) -> str:
     room = "free disk space" if error.errno == errno.ENOSPC else "a folder that can be written"
-    return f"{destination}: cannot hold the packed images ({_reason(error)}); expected {room}"
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error).splitlines()[0]).lower()
+    reason = reason_of(error).lower()
+    return f"{destination}: cannot hold the packed images ({reason}); expected {room}"
 
 
 def _checksum(path: Path) -> str:
@@ -289,7 +286,7 @@ def open_packed(destination: Location, key: str, cache: Path | None = None) -> P
     except FileNotFoundError:
         raise InputError(f"{where}: no such file; expected packed images") from None
     except OSError as error:
-        raise InputError(f"{where}: {_reason(error)}; expected packed images") from None
+        raise InputError(f"{where}: {reason_of(error).lower()}; expected packed images") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(_damaged(where, "not what was written")) from None
 

@@ -34,6 +34,12 @@ class InputError(Exception):
     """Bad input: one line that names the file or key, what was found and what was expected."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line, without its number and file."""
+    said = getattr(error, "strerror", None) or str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
 class StorageError(OSError):
     """Storage has refused for longer than a patient location waits; one line says what to do."""
 
@@ -52,7 +58,7 @@ def _patiently(
             except OSError as error:
                 if not (self.patience and _may_pass(error)):
                     raise
-                reason = error.strerror or str(error).splitlines()[0]
+                reason = reason_of(error)
                 if time.monotonic() > deadline:
                     raise StorageError(
                         f"{self}: storage has refused for {self.patience:g} s ({reason}); "
@@ -292,8 +298,9 @@ class Location:
             try:
                 _FILE_SYSTEMS[bucket] = FileSystem.from_uri(bucket)[0]
             except (ValueError, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(f"{self}: {reason}; expected a folder or a URI") from None
+                raise InputError(
+                    f"{self}: {reason_of(error)}; expected a folder or a URI"
+                ) from None
         return _FILE_SYSTEMS[bucket]
 
 

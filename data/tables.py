@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from data.sealing import seal_parquet, unseal_parquet
+from data.storage import reason_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,5 +42,5 @@ def from_parquet(content: bytes) -> pa.Table:
         table = file.read(use_threads=False)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(str(error).splitlines()[0]) from None
+        raise ValueError(reason_of(error)) from None
     return table

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import AuthenticationError
 
-from data.storage import InputError, Location
+from data.storage import InputError, Location, reason_of
 from models.memory import MEMORY_ENVIRONMENT
 from study.address import is_local, named
 
@@ -81,8 +81,9 @@ def _start(address: str | None, options: dict[str, Any]) -> None:
             ray.init(**options)
             return
         except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{named(address)}: {reason}; expected a Ray cluster") from None
+            raise InputError(
+                f"{named(address)}: {reason_of(error)}; expected a Ray cluster"
+            ) from None
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise

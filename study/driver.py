@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import IO
 
 from analysis.liveness import LOCK, this_machine
-from data.storage import InputError, Location
+from data.storage import InputError, Location, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def only_driver(run: Location) -> Iterator[None]:
         except BlockingIOError:
             raise _is_running(run) from None
         except OSError as error:
-            log.warning("%s: has no locks (%s)", run, error.strerror)
+            log.warning("%s: has no locks (%s)", run, reason_of(error))
             with _signs_of_life(run):
                 yield
             return
@@ -70,7 +70,7 @@ def _opened(run: Location) -> IO[str]:
         run.local.mkdir(parents=True, exist_ok=True)
         return (run.local / LOCK).open("a")
     except OSError as error:
-        raise InputError(f"{run}: cannot be written ({error.strerror or error})") from None
+        raise InputError(f"{run}: cannot be written ({reason_of(error)})") from None
 
 
 def _is_running(run: Location) -> InputError:

@@ -14,7 +14,7 @@ from data.demo import write_demo
 from data.folders import SPLITS, ImageFolder, find_images
 from data.packing import file_lock, node_cache, pack_images
 from data.species import SPECIES
-from data.storage import InputError, Location
+from data.storage import InputError, Location, reason_of
 from study.config import Config, Demo, PooledSplit
 from study.material import Material
 from study.planning import require_unlabelled
@@ -132,7 +132,7 @@ def begin(run: Location, study: dict[str, Any], labels: list[Row]) -> None:
         write_study(run, study)
         write_table(run / "labels.parquet", labels, LABELS)
     except OSError as error:
-        raise InputError(f"{run}: cannot be written ({error.strerror or error})") from None
+        raise InputError(f"{run}: cannot be written ({reason_of(error)})") from None
 
 
 def with_pooled_split(config: Config) -> Config:

@@ -18,7 +18,7 @@ from typing import Any
 from analysis.liveness import LOCK
 from analysis.load import CAPPED
 from analysis.wording import counted
-from data.storage import InputError, Location, StorageError
+from data.storage import InputError, Location, StorageError, reason_of
 from study.address import require_reachable
 from study.config import Config, config_from, differences, grown
 from study.driver import only_driver
@@ -200,8 +200,9 @@ def _require_writable(out: Location) -> None:
         probe.write_bytes(b"")
         probe.delete()
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        raise InputError(f"{out}: cannot be written ({reason}); expected a folder") from None
+        raise InputError(
+            f"{out}: cannot be written ({reason_of(error)}); expected a folder"
+        ) from None
 
 
 def _report(run: Location) -> Location:

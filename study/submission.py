@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from data.storage import InputError, Location
+from data.storage import InputError, Location, reason_of
 from study.config import PRESETS, Config
 
 DASHBOARD = "http://127.0.0.1:8265"
@@ -270,7 +270,7 @@ class Cluster:
                 return call()
             except ray.exceptions.AuthenticationError as error:
                 raise InputError(
-                    f"{self.address}: {str(error).splitlines()[0]}; expected the cluster's token "
+                    f"{self.address}: {reason_of(error)}; expected the cluster's token "
                     f"in ~/.ray/auth_token or RAY_AUTH_TOKEN"
                 ) from None
             except (ConnectionError, requests.RequestException, KeyError) as error:
