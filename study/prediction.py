@@ -42,7 +42,8 @@ def predict(
     of_cell = [row for row in evaluated if cell in (None, row["cell"])]
     chosen = best_repeat(of_cell, metric)
     if chosen is None and evaluated:
-        found = ", ".join(dict.fromkeys(row["cell"] for row in evaluated))
+        in_order = sorted(evaluated, key=lambda row: (row["label_ratio"], row["variant"]))
+        found = ", ".join(dict.fromkeys(row["cell"] for row in in_order))
         raise InputError(f"--cell: found {cell!r}, expected one of {found}")
     if chosen is None:
         raise InputError(f"{run}: has no evaluated classifier, expected a run with repeats >= 1")
