@@ -116,12 +116,11 @@ class FixMatchModule(ClassifierModule):
         decay: float = 0.99,
         **options: Any,
     ):
-        augment = augment or weak
         super().__init__(network, num_classes, lr, augment=augment, decay=decay, **options)
         if not decay:
             raise ValueError("decay 0: expected more, as the average names the images")
         self.pseudo_labels = PseudoLabels(label_counts, threshold)
-        self.weak, self.strong, self.labelled = weak, strong, augment
+        self.weak, self.strong = weak, strong
         self.unlabelled_weight = unlabelled_weight
         self._train_sure = _RunningMean()
 
@@ -134,7 +133,7 @@ class FixMatchModule(ClassifierModule):
         unlabelled = batch["unlabelled"]
         unlabelled = unlabelled if isinstance(unlabelled, Tensor) else unlabelled[0]
         names, sure = self._name(unlabelled)
-        views = [self._view(self.labelled, images), self._view(self.strong, unlabelled)]
+        views = [self._view(self.augment or self.weak, images), self._view(self.strong, unlabelled)]
         # One pass, so that batch norms see both kinds of images, as they will.
         logits = self.student(torch.cat(views)).float()
         loss = F.cross_entropy(logits[: len(labels)], labels)

@@ -32,7 +32,8 @@ page.charts.efficiency = (element, data) => {
       data: line.labels.map((labels, i) => [at(labels), ...line[metric][i].slice(1)]),
       renderItem: (_, api) => {
         const [x, low] = api.coord([api.value(0), api.value(1)]);
-        return { type: "line", shape: { x1: x, x2: x, y1: low, y2: api.coord([0, api.value(2)])[1] }, style: { stroke: line.colour, lineWidth: 1.6, opacity: 0.75 } };
+        const [, high] = api.coord([api.value(0), api.value(2)]);
+        return { type: "line", shape: { x1: x, x2: x, y1: low, y2: high }, style: { stroke: line.colour, lineWidth: 1.6, opacity: 0.75 } };
       },
     };
   }
