@@ -163,6 +163,7 @@ def to_svg(figure: Figure) -> str:
     sink = io.StringIO()
     with mpl.rc_context(_STYLE), _any_script():
         figure.savefig(sink, format="svg", facecolor="none", metadata={"Date": None})
+    figure.set_layout_engine("none")  # it is laid out: a PNG of it need not be again
     return sink.getvalue()
 
 
