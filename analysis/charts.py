@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.drawing import variant_name, variant_styles
 from analysis.leaderboard import METRIC_NAMES, first_line, leaderboard, winners
 from analysis.load import Run
-from analysis.statistics import METRICS
+from analysis.statistics import METRICS, interval_columns
 from analysis.thumbnails import MOST, SIZE, Thumbnails
 
 Data = dict[str, Any]
@@ -31,7 +31,7 @@ def efficiency(table: pd.DataFrame) -> Data:
     for variant, rows in known.groupby("variant"):
         points = {"ratio": rows["label_ratio"].tolist(), "labels": rows["labels"].tolist()}
         for metric in METRICS:
-            ends = [_numbers(rows[f"test_{metric}{end}"]) for end in ("", "_low", "_high")]
+            ends = [_numbers(rows[name]) for name in interval_columns([f"test_{metric}"])]
             points[metric] = list(map(list, zip(*ends, strict=True)))
         lines.append(_style(str(variant), known["variant"].unique()) | points)
     return {"lines": lines}

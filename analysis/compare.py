@@ -26,6 +26,7 @@ from analysis.statistics import (
     difference,
     estimate,
     holm,
+    interval_columns,
     score_cells,
     spread_of,
 )
@@ -34,8 +35,8 @@ from analysis.wording import minus as minus_signs
 
 _TEST_NAMES = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precision"}
 _TEST_NAMES |= {"recall": "macro recall", "loss": "loss"}
-_SCORED = ["first", "first_low", "first_high", "second", "second_low", "second_high"]
-COLUMNS = ["cell", "variant", "label_ratio", *_SCORED, "difference", "low", "high", "p", "p_holm"]
+COLUMNS = ["cell", "variant", "label_ratio", *interval_columns(["first", "second"])]
+COLUMNS += ["difference", "low", "high", "p", "p_holm"]
 COLUMNS += ["paired", "repeats", "n", "first_lr", "second_lr", "first_recipe", "second_recipe"]
 COLUMNS += ["first_val", "second_val"]
 _NOT_THE_STUDY = ("name", "resources", "tracking")  # of the configuration
@@ -148,8 +149,7 @@ def _scores(
     row: dict[str, Any] = {}
     for name, scores, (_, draws) in zip(("first", "second"), pair, scored, strict=True):
         if scores is not None:
-            found = estimate(scores, metric, draws)
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            row |= estimate(scores, metric, draws).columns(name)
     return row
 
 
@@ -168,8 +168,8 @@ def _difference(
         found, p_value = unpaired_difference(first, second, metric, draws)
     repeats = len(shared) if paired else min(len(first.repeats), len(second.repeats))
     most = math.inf if metric == "loss" else 1.0
-    row = {"difference": found.value, "p": p_value}
-    row |= {"low": max(found.low, -most), "high": min(found.high, most)}
+    found = found.clipped(-most, most)
+    row = {"difference": found.value, "low": found.low, "high": found.high, "p": p_value}
     return row | {"paired": paired, "repeats": repeats, "n": min(first.images, second.images)}
 
 
@@ -187,7 +187,7 @@ def unpaired_difference(
     )
     found = minus(other, one)
     known = min(len(first.repeats), len(second.repeats)) > 1
-    return Estimate(found.value, *found.interval()), found.p_value() if known else math.nan
+    return found.estimate(), found.p_value() if known else math.nan
 
 
 def minus(one: Spread, other: Spread) -> Spread:

@@ -209,10 +209,10 @@ def contrasts(compared: Pairs) -> pd.DataFrame:
 def _rows(compared: Pairs) -> Iterator[tuple[object, ...]]:
     for (contrast, ratio), paired in compared.found.items():
         found, p_value = compare(paired, compared.draws)
-        low, high = max(found.low, -1.0), min(found.high, 1.0)
+        found = found.clipped(-1.0, 1.0)
         key = (contrast.name, contrast.effect, contrast.descriptive, ratio, compared.metric)
         counts = (len(paired.repeats), paired.images)
-        yield (*key, found.value, low, high, p_value, np.nan, *counts)
+        yield (*key, found.value, found.low, found.high, p_value, np.nan, *counts)
 
 
 def verdict(row: Mapping[object, float], learned: bool = True) -> str:

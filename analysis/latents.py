@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Run
+from analysis.statistics import Estimate, interval_columns
 from data.storage import Location
 from data.tables import from_parquet, to_parquet
 
@@ -30,9 +31,7 @@ PENALTY = 0.01
 """scikit-learn's C of the linear probe in `Scores`."""
 LATENTS = ["encoder", "file", "split", "species", "x", "y", "cluster", "cluster_tsne"]
 CLUSTER_METRICS = ("nmi", "ari", "purity", "silhouette")
-CLUSTERS = ["encoder", "space", "k"] + [
-    f"{name}{end}" for name in CLUSTER_METRICS for end in ("", "_low", "_high")
-]
+CLUSTERS = ["encoder", "space", "k", *interval_columns(CLUSTER_METRICS)]
 _RECIPE = f"PCA {COMPONENTS}, t-SNE {PERPLEXITY} (500 at 0.7), seed {SEED}, draws {DRAWS}"
 
 
@@ -211,8 +210,8 @@ def agreement(
     for name, values in found.items():
         low, high = np.quantile(values[1:], [0.025, 0.975]) - values[1:].mean() + values[0]
         least = 0.0 if name in ("nmi", "purity") else -1.0  # of ARI and silhouette
-        low, high = max(low, least), min(high, 1.0)
-        result |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+        kept = Estimate(float(values[0]), float(low), float(high))
+        result |= kept.clipped(least, 1.0).columns(name)
     return result
 
 

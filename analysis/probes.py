@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import CONTROLS, Run
-from analysis.statistics import CellScores, Draws, estimate
+from analysis.statistics import CellScores, Draws, estimate, interval_columns
 from analysis.variants import cell_name, recipe_of
 from data.storage import InputError
 from data.tables import from_parquet, to_parquet
@@ -32,8 +32,8 @@ PENALTIES = (1e-2, 1e-1, 1.0, 10.0)
 PRETRAINED = "pretrained"
 FITS = ["features", "encoder", "label_ratio", "repeat", "labels", "C", "val_acc", "test_acc"]
 PREDICTIONS = ["cell", "features", "label_ratio", "repeat", "file", "true", "pred", "loss"]
-PROBES = ["features", "label_ratio", "labels", "repeats", "n", "val_acc", "test_acc"]
-PROBES += ["test_acc_low", "test_acc_high"]
+PROBES = ["features", "label_ratio", "labels", "repeats", "n", "val_acc"]
+PROBES += interval_columns(["test_acc"])
 _FILE, _RECIPE = "probes.parquet", f"penalties {PENALTIES}, standardised by train"
 
 
@@ -295,9 +295,7 @@ def probe_table(fits: pd.DataFrame, scores: Mapping[str, CellScores], draws: Dra
         row: dict[Any, Any] = part[["features", "label_ratio", "labels"]].iloc[0].to_dict()
         cell = scores[cell_name(row["features"], row["label_ratio"])]
         row |= {"repeats": len(part), "n": cell.images, "val_acc": part["val_acc"].mean()}
-        found = estimate(cell, "acc", draws)
-        row |= {"test_acc": found.value, "test_acc_low": found.low, "test_acc_high": found.high}
-        rows.append(row)
+        rows.append(row | estimate(cell, "acc", draws).columns("test_acc"))
     frame = pd.DataFrame(rows, columns=PROBES)
     return frame.sort_values("label_ratio", kind="stable", ignore_index=True)
 

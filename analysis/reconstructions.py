@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Run
-from analysis.statistics import Draws, spread
+from analysis.statistics import Draws, interval_columns, spread
 from analysis.wording import minus, unbroken
 
 DENOISING = ("denoising", "denoising_variational")
@@ -25,8 +25,7 @@ LOSSES = ("loss", "noisy_loss", "median_loss", "clean_loss")
 DIFFERENCES = {"minus_noisy": "noisy_loss", "minus_median": "median_loss", "minus_plain": "plain"}
 MEANS = (*LOSSES, *DIFFERENCES, "elbo", "kl")
 COLUMNS = ["encoder", "recipe", "objective", "salt", "pepper", "n"]
-COLUMNS += [f"{name}{end}" for name in MEANS for end in ("", "_low", "_high")]
-COLUMNS += ["paper_loss"]
+COLUMNS += [*interval_columns(MEANS), "paper_loss"]
 
 
 def reconstruction_table(run: Run) -> pd.DataFrame:
@@ -76,11 +75,10 @@ def _row(
 def mean_with_interval(name: str, values: np.ndarray, draws: Draws) -> dict[str, float]:
     """The mean of a value of each test image (N,), and ``_low``, ``_high``; NaN where it is."""
     if np.isnan(values).any():
-        return {f"{name}{end}": np.nan for end in ("", "_low", "_high")}
+        return dict.fromkeys(interval_columns([name]), np.nan)
     drawn = values @ draws.images / len(values)
     found = spread(np.array([values.mean()]), drawn[None], len(values), draws, (0,))
-    low, high = found.interval()
-    return {name: found.value, f"{name}_low": low, f"{name}_high": high}
+    return found.estimate().columns(name)
 
 
 def settings_of(run: Run, made: Mapping[Any, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from analysis.statistics import (
     compare,
     estimate,
     holm,
+    interval_columns,
     pair,
     score_cells,
 )
@@ -34,16 +35,14 @@ from analysis.variants import cell_name
 from data.storage import InputError
 
 METRIC = "acc"
-_TESTED = [f"{name}{end}" for name in ("test_acc", "test_f1") for end in ("", "_low", "_high")]
-ROBUSTNESS = ["variant", "label_ratio", "noise", "n", "repeats", *_TESTED]
-ROBUSTNESS += ["change", "change_low", "change_high"]
+ROBUSTNESS = ["variant", "label_ratio", "noise", "n", "repeats"]
+ROBUSTNESS += interval_columns(["test_acc", "test_f1", "change"])
 KINDS = ("acc", "change")
 """What is compared between two variants: accuracy in noise, and its change by noise."""
 DIFFERENCES = ["contrast", "effect", "descriptive", "label_ratio", "noise", "of", "difference"]
 DIFFERENCES += ["low", "high", "p", "p_holm", "verdict", "repeats", "n"]
 AGREEMENT = ("nmi", "ari", "purity")
-CLUSTERS = ["encoder", "noise", "k"]
-CLUSTERS += [f"{name}{end}" for name in AGREEMENT for end in ("", "_low", "_high")]
+CLUSTERS = ["encoder", "noise", "k", *interval_columns(AGREEMENT)]
 
 Scores = Mapping[str, CellScores]
 
@@ -104,17 +103,11 @@ def _row(tested: InNoise, noise: float, cell: str) -> dict[str, Any]:
     scores = tested.levels[noise][cell]
     row: dict[str, Any] = {"n": scores.images, "repeats": len(scores.repeats)}
     for name in ("acc", "f1"):
-        found = estimate(scores, name, tested.draws)
-        row |= _ends(f"test_{name}", (found.value, found.low, found.high))
+        row |= estimate(scores, name, tested.draws).columns(f"test_{name}")
     changed = _change(tested, noise, cell)
     if noise and changed is not None:
-        found = compare(changed, tested.draws)[0]
-        row |= _ends("change", (found.value, max(found.low, -1.0), min(found.high, 1.0)))
+        row |= compare(changed, tested.draws)[0].clipped(-1.0, 1.0).columns("change")
     return row
-
-
-def _ends(name: str, values: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 def _change(tested: InNoise, noise: float, cell: str) -> Paired | None:
@@ -188,8 +181,9 @@ def _compared(
 
 def _judged(paired: Paired, draws: Draws, most: int) -> tuple[object, ...]:
     found, p_value = compare(paired, draws)
-    ends = (max(found.low, -most), min(found.high, most))
-    return found.value, *ends, p_value, np.nan, len(paired.repeats), paired.images
+    found = found.clipped(-most, most)
+    values = (found.value, found.low, found.high, p_value, np.nan)
+    return (*values, len(paired.repeats), paired.images)
 
 
 def clusters_table(run: Run, clean: pd.DataFrame) -> pd.DataFrame:

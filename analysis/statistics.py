@@ -23,7 +23,8 @@ Shapes: R repeats, N test images, K species, B draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,6 +176,11 @@ class CellScores:
         return CellScores(tuple(repeats), self.images, value, drawn)
 
 
+def interval_columns(names: Iterable[str]) -> list[str]:
+    """The columns of values with intervals: ``NAME NAME_low NAME_high`` for each name."""
+    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A value with its 95 % interval."""
@@ -182,6 +188,14 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    def clipped(self, least: float, most: float) -> Estimate:
+        """The same value with an interval that stays between the bounds of its metric."""
+        return Estimate(self.value, max(self.low, least), min(self.high, most))
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The `interval_columns` of that name."""
+        return dict(zip(interval_columns([name]), (self.value, self.low, self.high), strict=True))
 
 
 def score_cells(
@@ -328,6 +342,10 @@ class Spread:
         low, high = self.value + self.sd * self._tails(np.quantile(self.shape, [0.025, 0.975]))
         return float(low), float(high)
 
+    def estimate(self) -> Estimate:
+        """The value with its interval."""
+        return Estimate(self.value, *self.interval())
+
     def draws(self) -> np.ndarray:
         """Draws of the value, (B,)."""
         return np.asarray(self.value + self.sd * self._tails(self.shape))
@@ -377,8 +395,7 @@ def estimate(scores: CellScores, metric: str, draws: Draws) -> Estimate:
     With one repeat the interval is over test images alone.
     """
     found = spread_of(scores, metric, draws)
-    low, high = found.interval()
-    return Estimate(found.value, max(low, 0.0), high if metric == "loss" else min(high, 1.0))
+    return found.estimate().clipped(0.0, math.inf if metric == "loss" else 1.0)
 
 
 def above_chance(scores: CellScores, draws: Draws) -> bool:
@@ -447,7 +464,7 @@ def compare(paired: Paired, draws: Draws) -> tuple[Estimate, float]:
     least = draws.least[paired.metric]
     found = spread(paired.value, paired.drawn, paired.images, draws, paired.repeats, least)
     p_value = found.p_value() if len(paired.repeats) > 1 else float("nan")
-    return Estimate(found.value, *found.interval()), p_value
+    return found.estimate(), p_value
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -9,10 +9,17 @@ import pandas as pd
 
 from analysis.leaderboard import first_line, winners
 from analysis.load import Run
-from analysis.statistics import METRICS, CellScores, Draws, estimate, score_cells
+from analysis.statistics import (
+    METRICS,
+    CellScores,
+    Draws,
+    estimate,
+    interval_columns,
+    score_cells,
+)
 from analysis.variants import is_best
 
-TEST_COLUMNS = [f"test_{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
+TEST_COLUMNS = interval_columns(f"test_{name}" for name in METRICS)
 SPENT = ["trials", "search_epochs", "search_seconds", "final_epochs", "final_seconds"]
 TIMED = ["search_seconds", "final_seconds"]
 """Not in the written table: the same study gives the same table, to the digit."""
@@ -56,7 +63,8 @@ def table_i(run: Run, scored: tuple[Mapping[str, CellScores], Draws] | None = No
         row |= {"valid_labels": run.counts.get("valid"), **spent(run, cell)}
         if cell in scores:
             row |= {"n": scores[cell].images, "repeats": len(scores[cell].repeats)}
-            row |= _estimates(scores[cell], draws)
+            for name in METRICS:
+                row |= estimate(scores[cell], name, draws).columns(f"test_{name}")
         rows.append(row)
     frame = pd.DataFrame(rows, columns=TABLE_I)
     whole = ["labels", "n", "repeats", "valid_labels", "trials", "search_epochs", "final_epochs"]
@@ -79,15 +87,6 @@ def spent(run: Run, cell: str) -> dict[str, float]:
         "final_epochs": int(final["epochs"].sum()),
         "final_seconds": float(final["seconds"].sum()),
     }
-
-
-def _estimates(scores: CellScores, draws: Draws) -> dict[str, float]:
-    row = {}
-    for name in METRICS:
-        found = estimate(scores, name, draws)
-        row[f"test_{name}"] = found.value
-        row[f"test_{name}_low"], row[f"test_{name}_high"] = found.low, found.high
-    return row
 
 
 def configured_repeats(run: Run) -> int:
