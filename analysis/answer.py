@@ -1,25 +1,25 @@
 """What the figures say, in a few sentences that follow from them and from nothing else.
 
-"Not decided by this data" is an answer. What is decided, the verdicts of `analysis.contrasts` say.
+"Not decided by this data" is an answer. What is decided follows from `analysis.verdicts`.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
-from analysis.contrasts import AT_CHANCE, by_recipe, not_after_holm, of_other_encoders
+from analysis.contrasts import (
+    FINE_TUNING,
+    PRETRAINING,
+    UNLABELLED,
+    by_recipe,
+    of_other_encoders,
+)
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run
-from analysis.power import what_would_decide
+from analysis.sentences import statement
 from analysis.variants import cell_name, is_best, recipe_of
-from analysis.wording import (
-    counted,
-    in_points,
-    largest,
-    listed,
-    percents,
-    unbroken,
-)
+from analysis.verdicts import HIGHER, LOWER
+from analysis.wording import counted, in_points, largest, listed, spaced, unbroken
 
 
 def answer(
@@ -67,9 +67,7 @@ def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None
     recipes = by_recipe(run)
     if recipes:
         return [
-            _verdict(
-                differences, name, f"Pretraining ({recipe}: {name.replace('−', ' − ')})", power
-            )
+            statement(_of(differences, name), f"Pretraining ({recipe}: {spaced(name)})", power)
             for recipe, name in recipes
         ]
     missing = [each for each in ("B2", "B0") if each not in run.variants]
@@ -79,25 +77,29 @@ def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None
             f"{' and no '.join(missing)}, and pretraining's effect is B2 − B0, the same network "
             "with and without pretrained weights."
         ]
-    return [_verdict(differences, "B2−B0", "Pretraining (B2 − B0)", power)]
+    return [statement(_of(differences, PRETRAINING), "Pretraining (B2 − B0)", power)]
+
+
+def _of(differences: pd.DataFrame, contrast: str) -> pd.DataFrame:
+    return differences[differences["contrast"] == contrast]
 
 
 def _unlabelled(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
     if not {"C", "B0"} <= set(run.variants):
         return []
-    what = "Learning from the unlabelled images besides (C − B0)"
-    return [_verdict(differences, "C−B0", what, power)]
+    subject = "Learning from the unlabelled images besides (C − B0)"
+    return [statement(_of(differences, UNLABELLED), subject, power)]
 
 
 def _fine_tuning(run: Run, differences: pd.DataFrame) -> list[str]:
     """A sentence; where only encoders with a recipe are frozen, one for each of them."""
     if {"B1", "B2"} <= set(run.variants):
-        what = "Fine-tuning the encoder instead of freezing it (B2 − B1)"
-        return [_verdict(differences, "B2−B1", what)]
+        subject = "Fine-tuning the encoder instead of freezing it (B2 − B1)"
+        return [statement(_of(differences, FINE_TUNING), subject)]
     fine_tuned = [v for v in run.variants if v.startswith("B2-") and not is_best(v)]
     pairs = [(variant, f"B1-{recipe_of(variant)}") for variant in fine_tuned]
     return [
-        _verdict(differences, f"{tuned}−{frozen}", f"Fine-tuning ({tuned} − {frozen})")
+        statement(_of(differences, f"{tuned}−{frozen}"), f"Fine-tuning ({tuned} − {frozen})")
         for tuned, frozen in pairs
         if frozen in run.variants
     ] or ["Whether fine-tuning beats a frozen encoder is not asked: B1 or B2 is not in the study."]
@@ -109,12 +111,12 @@ def _other_encoders(differences: pd.DataFrame) -> list[str]:
     """
     rows = of_other_encoders(differences)
     parts, named = [], set()
-    for verdict, verb in (("higher", "raised"), ("lower", "lowered")):
+    for verdict, verb in ((HIGHER, "raised"), (LOWER, "lowered")):
         chosen = rows[rows["verdict"] == verdict]
         if len(chosen):
             most, names = largest(chosen), sorted(set(chosen["recipe"]))
             named |= set(names)
-            which = f"{most['contrast'].replace('−', ' − ')} at {most['label_ratio']:g} %"
+            which = f"{spaced(most['contrast'])} at {most['label_ratio']:g} %"
             parts.append(
                 f"{listed(names)} {verb} test accuracy, most {which}, by "
                 f"{in_points(most, unsigned=True)}"
@@ -124,61 +126,6 @@ def _other_encoders(differences: pd.DataFrame) -> list[str]:
         of_them = counted(others, "other encoder") if parts else counted(others, "encoder")
         parts.append(f"{of_them} {'is' if others == 1 else 'are'} not decidedly better or worse")
     return [f"Beside the common encoder: {'; '.join(parts)}."] if parts else []
-
-
-def _verdict(
-    differences: pd.DataFrame, contrast: str, what: str, power: pd.DataFrame | None = None
-) -> str:
-    rows = differences[differences["contrast"] == contrast]
-    if rows.empty:
-        return f"{what} is not decided by this data: no ratio has both results."
-    if set(rows["verdict"]) == {"not decided"}:
-        return _undecided(rows, what, power)
-    parts = []
-    for verdict, phrase in _PHRASES.items():
-        chosen = rows[rows["verdict"] == verdict]
-        if len(chosen):
-            parts.append(phrase.format(percents(chosen["label_ratio"])) + _by(chosen, verdict))
-    return f"{what} {'; it '.join(parts)}."
-
-
-_PHRASES = {
-    "higher": "raised test accuracy at {} labels",
-    "lower": "lowered test accuracy at {} labels",
-    "under 2 points": "changed test accuracy by less than 2 points, if at all, at {} labels",
-    AT_CHANCE: "cannot be judged at {} labels, where neither is surely better than chance",
-    "not decided": "is not decided by this data at {}",
-}
-
-
-def _by(rows: pd.DataFrame, verdict: str) -> str:
-    """By how much accuracy rose or fell, as the end of a clause."""
-    if verdict not in ("higher", "lower"):
-        return ""
-    most = largest(rows)
-    extent = "by" if len(rows) == 1 else f"most at {most['label_ratio']:g} %, by"
-    return f", {extent} {in_points(most, unsigned=True)}"
-
-
-def _undecided(rows: pd.DataFrame, what: str, power: pd.DataFrame | None) -> str:
-    widest = largest(rows)
-    which, where = "", ""
-    if len(rows) > 1:
-        which, where = "largest ", f", at {widest['label_ratio']:g} %"
-    why = not_after_holm(widest)
-    return (
-        f"{what}: its effect on test accuracy is not decided by this data at "
-        f"{percents(rows['label_ratio'])} labels; the {which}difference is "
-        f"{in_points(widest)}{where}{f': {why}' if why else ''}{_needed(power, widest)}."
-    )
-
-
-def _needed(power: pd.DataFrame | None, row: pd.Series) -> str:
-    """What would decide a difference, as the end of a sentence; empty where it is not known."""
-    if power is None:
-        return ""
-    sentence = what_would_decide(power, row).rstrip(".")
-    return f"; {sentence[0].lower()}{sentence[1:]}" if sentence else ""
 
 
 def _levels(run: Run, table: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.page import Cell, Row
+from analysis.verdicts import HIGHER, LOWER
 from analysis.wording import minus, p_text
 
 Values = Mapping[Any, Any]
@@ -64,10 +65,10 @@ def points(row: Values, key: str) -> Cell:
     return with_interval({**row, **ends}, "difference", "+.1f", key, 100)
 
 
-def verdict(verdict: str, higher: str = "higher", lower: str = "lower") -> Cell:
-    """A difference's verdict, with a sign where it is decided."""
-    text = {"higher": f"▲ {higher}", "lower": f"▼ {lower}"}.get(verdict, verdict)
-    return Cell(text, {"higher": "t up", "lower": "t down"}.get(verdict, "t soft"))
+def verdict(verdict: str, higher: str = HIGHER, lower: str = LOWER) -> Cell:
+    """A difference's verdict, with an arrow where it is decided."""
+    text = {HIGHER: f"▲ {higher}", LOWER: f"▼ {lower}"}.get(verdict, verdict)
+    return Cell(text, {HIGHER: "t up", LOWER: "t down"}.get(verdict, "t soft"))
 
 
 def percent(cell: Cell) -> Cell:

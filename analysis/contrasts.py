@@ -1,15 +1,14 @@
 """What is compared with what, and how sure the differences are.
 
-A contrast is a pair of cells of the same ratio, or of linear probes of two kinds of features. A
-difference is decided where its p-value, after Holm over all ratios and contrasts, is under 0.05;
-one repeat has no p-value, and decides nothing.
+A contrast is a pair of variants, or of linear probes of two kinds of features, at the same label
+ratio. P-values are adjusted by Holm over all ratios and contrasts; one repeat has no p-value, and
+decides nothing. `analysis.verdicts` says what follows from them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,18 +26,14 @@ from analysis.statistics import (
     pair,
 )
 from analysis.variants import cell_name, is_best, kind_of, recipe_of
-from analysis.wording import p_sentence
+from analysis.verdicts import verdict
 
-SURE = 0.05
-SMALL = 0.02
-"""The smallest interesting difference in accuracy: 2 points."""
 MOST_ROWS = 40
 """Differences that are adjusted together, for each `DRAWS`."""
-AT_CHANCE = "at chance"
-"""The verdict where two are alike and neither is surely better than chance: they may be alike for
-want of learning, which is no evidence that an effect is small."""
 PROBE = "probe: "
 """What the names of probes' contrasts begin with."""
+PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
+"""The names of the contrasts that the answer is about."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,12 @@ class Contrast:
     @property
     def name(self) -> str:
         return f"{PROBE if self.probe else ''}{self.one}−{self.other}"
+
+
+def sides(contrast: str) -> tuple[str, str]:
+    """The two variants, or features, of a contrast's name."""
+    one, _, other = contrast.removeprefix(PROBE).partition("−")
+    return one, other
 
 
 CONTRASTS = (
@@ -135,9 +136,9 @@ def of_other_encoders(differences: pd.DataFrame) -> pd.DataFrame:
     Returns:
         They, with the ``recipe``.
     """
-    sides = [contrast.split("−") for contrast in differences["contrast"]]
-    own = [other in ("B1", "B2") and kind_of(one) == other != one for one, other in sides]
-    recipes = [recipe_of(one) for (one, _), is_own in zip(sides, own, strict=True) if is_own]
+    names = [sides(contrast) for contrast in differences["contrast"]]
+    own = [other in ("B1", "B2") and kind_of(one) == other != one for one, other in names]
+    recipes = [recipe_of(one) for (one, _), is_own in zip(names, own, strict=True) if is_own]
     return differences.loc[np.array(own, dtype=bool)].assign(recipe=recipes)
 
 
@@ -213,32 +214,6 @@ def _rows(compared: Pairs) -> Iterator[tuple[object, ...]]:
         key = (contrast.name, contrast.effect, contrast.descriptive, ratio, compared.metric)
         counts = (len(paired.repeats), paired.images)
         yield (*key, found.value, found.low, found.high, p_value, np.nan, *counts)
-
-
-def verdict(row: Mapping[object, float], learned: bool = True) -> str:
-    """``higher``, ``lower``, ``under 2 points``, ``at chance`` or ``not decided``.
-
-    Args:
-        learned: whether one side at least is surely better than chance.
-    """
-    if row["p_holm"] < SURE:
-        return "higher" if row["difference"] > 0 else "lower"
-    if row["repeats"] < 2 or row["low"] <= -SMALL or row["high"] >= SMALL:
-        return "not decided"
-    return "under 2 points" if learned else AT_CHANCE
-
-
-def not_after_holm(row: Any) -> str:
-    """Of a difference that is not decided: that it would be, if it were the only one; else nothing.
-
-    With one repeat there is no p-value.
-    """
-    if not row["p"] < SURE:
-        return ""
-    return (
-        f"alone it would count ({p_sentence(row['p'])}), among all differences it does not "
-        f"({p_sentence(row['p_holm'])} after Holm)"
-    )
 
 
 def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int, int] | None:

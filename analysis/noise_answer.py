@@ -13,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.contrasts import AT_CHANCE
-from analysis.hypotheses import COLUMNS, overall
+from analysis.contrasts import sides
+from analysis.hypotheses import COLUMNS, NO_RESULT, NOT_ASKED
 from analysis.load import Run
 from analysis.power import ONE_REPEAT
-from analysis.wording import in_points, largest, minus, unbroken
+from analysis.verdicts import AT_CHANCE, HIGHER, LOWER, NOT_DECIDED, UNDER_2_POINTS, overall
+from analysis.wording import in_points, largest, unbroken
 
 _OTHERS = {"plain": "plainly pretrained ones", "none": "no pretraining"}
 _DENOISING = "denoising"  # in the name of an objective
@@ -41,9 +42,10 @@ def noise_questions(run: Run, differences: pd.DataFrame) -> pd.DataFrame:
             name, kind = f"noise: {objective}−{against}", objective.replace("_", " ")
             question = f"Are {kind} encoders more robust to noise than {others}?"
             if len(changes):
-                rows.append((name, question, overall(changes), _text(changes, accuracies)))
+                text = _text(changes, accuracies)
+                rows.append((name, question, overall(changes["verdict"]), text))
             elif against == "plain":
-                rows.append((name, question, "not asked", _not_asked(run)))
+                rows.append((name, question, NOT_ASKED, _not_asked(run)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -52,7 +54,7 @@ def _not_asked(run: Run) -> str:
         return "The study does not test in noise (evaluation.noise)."
     if not any(is_denoising(run, variant) for variant in run.variants):
         return "The study has no denoising encoder."
-    return "The study has no result for it: both sides must be tested at one ratio at least."
+    return NO_RESULT
 
 
 def is_denoising(run: Run, variant: str) -> bool:
@@ -67,7 +69,7 @@ def _objective(run: Run, variant: str) -> str:
 def _denoising_first(run: Run, differences: pd.DataFrame) -> Iterator[dict[Any, Any]]:
     """The differences between a denoising encoder and another or none, whichever came first."""
     for row in differences[~differences["descriptive"]].to_dict("records"):
-        one, other = row["contrast"].split("−")
+        one, other = sides(row["contrast"])
         if is_denoising(run, one) == is_denoising(run, other):
             continue
         if is_denoising(run, other):
@@ -79,36 +81,34 @@ def _denoising_first(run: Run, differences: pd.DataFrame) -> Iterator[dict[Any, 
 
 def _turned(row: dict[Any, Any]) -> dict[Any, Any]:
     ends = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
-    turned = {"higher": "lower", "lower": "higher"}
+    turned = {HIGHER: LOWER, LOWER: HIGHER}
     return row | ends | {"verdict": turned.get(row["verdict"], row["verdict"])}
 
 
 def _text(changes: pd.DataFrame, accuracies: pd.DataFrame) -> str:
-    parts = [*_decided(changes, "higher", "Yes", "less"), *_decided(changes, "lower", "No", "more")]
-    told, decided = changes[changes["verdict"] != AT_CHANCE], len(parts) > 0
-    if len(told) < len(changes):
-        parts.append(_at_chance(len(changes) - len(told), len(changes)))
-    if len(told) and not decided:
-        parts.append(_open(told))
-    elif "not decided" in set(told["verdict"]):
+    decided = [*_decided(changes, HIGHER, "Yes", "loses less accuracy than")]
+    decided += _decided(changes, LOWER, "No", "loses more accuracy than")
+    parts, judged = [*decided], changes[changes["verdict"] != AT_CHANCE]
+    if len(judged) < len(changes):
+        parts.append(_at_chance(len(changes) - len(judged), len(changes)))
+    if len(judged) and not decided:
+        parts.append(_open(judged))
+    elif NOT_DECIDED in set(judged["verdict"]):
         parts.append("The other comparisons are not decided by this data.")
-    parts += _decided(accuracies, "higher", "In noise itself", "right more often than", "is")
-    parts += _decided(accuracies, "lower", "In noise itself", "right less often than", "is")
-    return unbroken(minus(" ".join(parts)))
+    parts += _decided(accuracies, HIGHER, "In noise itself", "is right more often than")
+    parts += _decided(accuracies, LOWER, "In noise itself", "is right less often than")
+    return unbroken(" ".join(parts))
 
 
-def _decided(
-    rows: pd.DataFrame, verdict: str, start: str, what: str, verb: str = "loses"
-) -> Iterator[str]:
+def _decided(rows: pd.DataFrame, verdict: str, start: str, does: str) -> Iterator[str]:
     """A sentence on the pairs of variants that have such a verdict, if any."""
     found = []
     for (one, other), part in rows.groupby(["one", "other"], sort=False):
         chosen = part[part["verdict"] == verdict]
         if len(chosen):
             most = largest(chosen)
-            phrase = what if verb == "is" else f"{what} accuracy than"
             found.append(
-                f"{one} {verb} {phrase} {other} in {len(chosen)} of {len(part)} "
+                f"{one} {does} {other} in {len(chosen)} of {len(part)} "
                 f"comparisons, most {_where(most)}: {in_points(most)}"
             )
     if found:
@@ -125,7 +125,7 @@ def _at_chance(count: int, total: int) -> str:
 def _open(changes: pd.DataFrame) -> str:
     """Of comparisons none of which is decided."""
     most = largest(changes)
-    if (changes["verdict"] == "under 2 points").all():
+    if (changes["verdict"] == UNDER_2_POINTS).all():
         return "Where it can be told, any difference is under 2 points."
     return (
         f"Not decided by this data; the largest difference: {_where(most)} noise changes the "

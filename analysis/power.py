@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.contrasts import SMALL, SURE, Pairs
+from analysis.contrasts import Pairs
 from analysis.statistics import Components, components, least_variance
+from analysis.verdicts import SMALL, SURE
 from analysis.wording import rounded_up
 
 POWER = 0.8

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.contrasts import AT_CHANCE, Contrast, asked, less, verdict
+from analysis.contrasts import Contrast, asked, less, sides
 from analysis.latents import agreement
 from analysis.load import Run
 from analysis.statistics import (
@@ -32,6 +32,7 @@ from analysis.statistics import (
     score_cells,
 )
 from analysis.variants import cell_name
+from analysis.verdicts import AT_CHANCE, HIGHER, LOWER, verdict
 from data.storage import InputError
 
 METRIC = "acc"
@@ -147,12 +148,12 @@ def _verdict(row: Mapping[Any, Any], learned: Set[tuple[float, str]]) -> str:
     """
     one, other = (
         (row["noise"], cell_name(each, row["label_ratio"])) in learned
-        for each in row["contrast"].split("−")
+        for each in sides(row["contrast"])
     )
     found = verdict(row, one or other)
     if row["of"] == "acc":
         return found
-    able = {"higher": one, "lower": other}.get(found, one or other)
+    able = {HIGHER: one, LOWER: other}.get(found, one or other)
     return found if able else AT_CHANCE
 
 

@@ -117,7 +117,7 @@ def _difference_cells(row: dict[Any, Any]) -> list[Cell]:
     acc, change = f"{key} acc", f"{key} change"
     in_noise = {name: row[f"{name}_acc"] for name in ("difference", "low", "high", "p_holm")}
     cells += [points(in_noise, acc), p_value(in_noise, "p_holm", acc)]
-    cells.append(verdict(row["verdict_acc"], "higher", "lower"))
+    cells.append(verdict(row["verdict_acc"]))
     cells += [points(row, change), p_value(row, "p_holm", change)]
     return [*cells, verdict(row["verdict"], "loses less", "loses more")]
 

@@ -14,6 +14,7 @@ from analysis.page import Cell, Grid, Section
 from analysis.paper import SPECIES
 from analysis.shown import Shown
 from analysis.variants import cell_name
+from analysis.verdicts import NOT_DECIDED
 from analysis.wording import counted, minus
 
 METRICS = ("acc", "f1", "precision", "recall", "loss")
@@ -155,7 +156,7 @@ def _difference_cells(row: dict[Any, Any]) -> list[Cell]:
 
 
 def _add_power(section: Section, power: pd.DataFrame) -> None:
-    open_ones = power[power["verdict"] == "not decided"] if len(power) else power
+    open_ones = power[power["verdict"] == NOT_DECIDED] if len(power) else power
     if open_ones.empty:
         return
     rows = grouped(open_ones.to_dict("records"), "contrast", _power_cells)

@@ -36,6 +36,11 @@ def p_sentence(p_value: float) -> str:
     return f"p {'' if p_value < 0.001 else '= '}{p_text(p_value)}"
 
 
+def spaced(contrast: str) -> str:
+    """``B2 − B0`` of ``B2−B0``, as sentences have it."""
+    return contrast.replace("−", " − ")
+
+
 def unbroken(text: str) -> str:
     """Without a line break between a number and its unit, or around a minus between names."""
     text = text.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0")

@@ -18,13 +18,13 @@ from analysis.contrasts import (
     change_with_labels,
     contrasts,
     pairs,
-    verdict,
 )
 from analysis.hypotheses import hypotheses
 from analysis.load import Run
 from analysis.power import ONE_REPEAT, Deviations, power, power_of, smallest, what_would_decide
 from analysis.results import Results
 from analysis.statistics import Draws, Paired, compare, score_cells
+from analysis.verdicts import verdict
 
 PRETRAINING = CONTRASTS[0]
 
@@ -142,14 +142,15 @@ def test_hypotheses_say_what_the_differences_say(tmp_path: Path) -> None:
     table = contrasts(compared)
     rows = table[table["contrast"] == "B2−B0"].set_index("label_ratio")
     parts = [
-        f"at {ratio} % labels by {100 * row['difference']:+z.1f} points [95 % interval "
-        f"{100 * row['low']:+z.1f} to {100 * row['high']:+z.1f}]"
+        f"at {ratio} % labels by {100 * row['difference']:z.1f} points [95 % interval "
+        f"{100 * row['low']:z.1f} to {100 * row['high']:z.1f}]"
         for ratio, row in rows.iterrows()
     ]
     text = _told(run, compared, verdict="higher")["B2−B0"]
     assert text == f"Yes: {', '.join(parts)}.".replace("-", "−")
     text = _told(run, compared, verdict="not decided")["B2−B0"]
-    assert text.startswith("Not decided by this data; the largest difference there is ")
+    start = "Not decided by this data at 10 and 100 % labels; the largest difference is "
+    assert text.startswith(start)
     assert "points" in text
     text = _told(run, compared, verdict="under 2 points")["B2−B1"]
     assert text == "At 10 and 100 % any effect is under 2 points."
@@ -279,7 +280,7 @@ def test_other_encoders_are_asked_about_beside_the_common_one(tmp_path: Path) ->
     assert told.loc["encoder: masked", "verdict"] == "no"
     text = told.loc["encoder: masked", "text"].replace("\xa0", " ")
     assert "B2-masked − B2: no, it lowers accuracy: at 10 % labels by 5" in text
-    assert "B1-masked − B1: not decided by this data; the difference is" in text
+    assert "B1-masked − B1: not decided by this data at 10 % labels; the difference is" in text
     assert "encoder: plain" in told.index
     sentence = results.answer[2].replace("\xa0", " ")
     assert sentence.startswith(

@@ -17,10 +17,10 @@ from records_example import write_run
 from analysis import load
 from analysis import page as page_module
 from analysis.answer import answer
-from analysis.contrasts import verdict
 from analysis.page import SCRIPTS
 from analysis.report import write_report
 from analysis.results import Results
+from analysis.verdicts import verdict
 from data.storage import InputError, Location
 
 HOSTILE = ("<script>alert(1)</script>", "../..", "$a_b$", '" onload="alert(2)')
