@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from analysis.contrasts import (
@@ -16,20 +20,26 @@ from analysis.contrasts import (
 )
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run
-from analysis.sentences import statement
+from analysis.sentences import more_labels, statement
 from analysis.variants import cell_name, is_best, recipe_of
 from analysis.verdicts import HIGHER, LOWER
 from analysis.wording import counted, in_points, largest, listed, spaced, unbroken
 
 
 def answer(
-    run: Run, table: pd.DataFrame, differences: pd.DataFrame, power: pd.DataFrame | None = None
+    run: Run,
+    table: pd.DataFrame,
+    differences: pd.DataFrame,
+    needed: pd.DataFrame,
+    gained: pd.DataFrame,
+    power: pd.DataFrame | None = None,
 ) -> list[str]:
     """The answer, a sentence an element.
 
     Args:
         table: Table I.
         differences: what `contrasts` gave.
+        needed, gained: what `analysis.labels_needed` gave.
         power: what `analysis.power.power` gave; with it, the first question, where it is not
             decided, says what would decide it (the page has that of all).
     """
@@ -39,7 +49,8 @@ def answer(
     pretraining += _other_encoders(differences)
     unlabelled = _unlabelled(run, differences, None if run.pretrained else power)
     first = pretraining + unlabelled if run.pretrained else unlabelled + pretraining
-    parts = [*first, _levels(run, table), *_chosen_recipes(table)]
+    labels = [_levels(run, table), *_labels_needed(run, table, needed, gained)]
+    parts = [*first, *labels, *_chosen_recipes(table)]
     return [unbroken(part) for part in parts]
 
 
@@ -138,6 +149,28 @@ def _levels(run: Run, table: pd.DataFrame) -> str:
     if least != most and least in rows.index:
         text += f"; with {_labels(rows.loc[least])}, {_accuracy(rows.loc[least])}"
     return f"{text}{_guessing(run)}."
+
+
+def _labels_needed(
+    run: Run, table: pd.DataFrame, needed: pd.DataFrame, gained: pd.DataFrame
+) -> list[str]:
+    """What the highest round accuracies take, and whether more labels still help."""
+    variant = best_variant(run, int(table.loc[table["test_acc"].notna(), "label_ratio"].max()))
+    known = needed[(needed["variant"] == variant) & (needed["bound"] == "exact")].tail(2)
+    parts = [
+        f"{row['needed']:,.0f} [{row['needed_low']:,.0f} to {_end(row)}] for "
+        f"{100 * row['acc']:.0f} %"
+        for row in known.to_dict("records")
+    ]
+    needs = f"By its curve {variant} needs {listed(parts)} of them. " if parts else ""
+    own = gained[gained["variant"] == variant]
+    return [needs + more_labels(own.iloc[0])] if len(own) else []
+
+
+def _end(row: Mapping[Any, Any]) -> str:
+    """The upper end of an interval of labels; of infinite ones is known that there are more."""
+    high = row["needed_high"]
+    return f"more than {row['most']:,}" if math.isinf(high) else f"{high:,.0f}"
 
 
 def _guessing(run: Run) -> str:

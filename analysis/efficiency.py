@@ -21,6 +21,8 @@ BASELINE = "B0"
 COLUMNS = ["variant", "baseline", "label_ratio", "labels", "acc", "needed", "needed_low"]
 COLUMNS += ["needed_high", "saved", "saved_low", "saved_high", "bound", "most"]
 
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 def labels_saved(
     scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int]
@@ -33,17 +35,15 @@ def labels_saved(
         labels: labelled images at each ratio.
     """
     rows = []
-    curve = _curve(scores, draws, labels, BASELINE)
+    curve = curve_of(scores, draws, labels, BASELINE)
     if curve is None:
         return pd.DataFrame(columns=COLUMNS)
-    counts, values, drawn = curve
     for variant in pretrained(scores):
         for ratio in sorted(labels):
             cell = scores.get(cell_name(variant, ratio))
             if cell is not None and above_chance(cell, draws):
                 key = (variant, BASELINE, ratio, labels[ratio])
-                found = _row(cell, draws, counts, values, drawn, labels[ratio])
-                rows.append((*key, *found, counts[-1]))
+                rows.append((*key, *_row(cell, draws, curve, labels[ratio]), curve[0][-1]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -54,9 +54,9 @@ def pretrained(scores: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda variant: (kind_of(variant) == "B1", variant))
 
 
-def _curve(
+def curve_of(
     scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int], variant: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+) -> Curve | None:
     """Labels (P,), accuracies (P,) and draws of them (P, B); None for fewer than two ratios."""
     cells = {labels[r]: scores.get(cell_name(variant, r)) for r in sorted(labels)}
     known = {count: cell for count, cell in cells.items() if cell is not None}
@@ -67,25 +67,33 @@ def _curve(
     return np.array(list(known)), values, np.stack(drawn)
 
 
-def _row(
-    cell: CellScores,
-    draws: Draws,
-    counts: np.ndarray,
-    values: np.ndarray,
-    drawn: np.ndarray,
-    labels: int,
-) -> tuple[object, ...]:
+def _row(cell: CellScores, draws: Draws, curve: Curve, labels: int) -> tuple[object, ...]:
     target = float(cell.value["acc"].mean())
+    needed, low, high, bound = reached(curve, target, spread_of(cell, "acc", draws).draws())
+    saved = (needed - labels, low - labels, high - labels)
+    return (target, needed, low, high, *saved, bound)
+
+
+def reached(
+    curve: Curve, target: float, drawn_targets: np.ndarray
+) -> tuple[float, float, float, str]:
+    """How many labels of a curve reach an accuracy, the interval's ends, and what the number is:
+    ``exact``, ``at least`` (the most labels do not reach it: inf) or ``at most`` (the fewest do).
+
+    Args:
+        target: the accuracy.
+        drawn_targets: what it is on each draw, (B,).
+    """
+    counts, values, drawn = curve
     needed = float(labels_for(np.array([target]), counts, values[:, None])[0])
-    many = labels_for(spread_of(cell, "acc", draws).draws(), counts, drawn)
+    many = labels_for(drawn_targets, counts, drawn)
     low, high = np.quantile(many, [0.025, 0.975], method="inverted_cdf")  # between inf: none
     bound = "exact"
     if np.isinf(needed):
         bound = "at least"
     elif needed <= counts[0]:
         bound = "at most"
-    saved = (needed - labels, low - labels, high - labels)
-    return (target, needed, float(low), float(high), *map(float, saved), bound)
+    return needed, float(low), float(high), bound
 
 
 def labels_for(target: np.ndarray, labels: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

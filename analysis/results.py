@@ -14,6 +14,7 @@ from analysis.answer import answer
 from analysis.contrasts import Pairs, asked, contrasts, draws_needed, pairs
 from analysis.efficiency import labels_saved
 from analysis.hypotheses import hypotheses
+from analysis.labels_needed import gains, labels_needed
 from analysis.latents import Latents, explore
 from analysis.leaderboard import winners
 from analysis.load import Run
@@ -37,6 +38,8 @@ FILES = {
     "costs.csv": "costs",
     "differences.csv": "contrasts",
     "power.csv": "power",
+    "labels_needed.csv": "labels_needed",
+    "labels_gained.csv": "labels_gained",
     "labels_saved.csv": "labels_saved",
     "probes.csv": "probes",
     "paper_table.csv": "paper",
@@ -129,6 +132,16 @@ class Results:
         return power(self.pairs, self.contrasts)
 
     @cached_property
+    def labels_needed(self) -> pd.DataFrame:
+        """How many labels each variant needs for a round accuracy."""
+        return labels_needed(*self.scored, tables.labelled(self.run))
+
+    @cached_property
+    def labels_gained(self) -> pd.DataFrame:
+        """What each variant gains from about half of its labels to all of them."""
+        return gains(*self.scored, tables.labelled(self.run))
+
+    @cached_property
     def labels_saved(self) -> pd.DataFrame:
         """How many labels B0 needs for what B2 and B1 reach."""
         return labels_saved(*self.scored, tables.labelled(self.run))
@@ -170,7 +183,14 @@ class Results:
     @cached_property
     def answer(self) -> list[str]:
         """The answer in a few sentences."""
-        return answer(self.run, self.table, self.contrasts, self.power)
+        return answer(
+            self.run,
+            self.table,
+            self.contrasts,
+            self.labels_needed,
+            self.labels_gained,
+            self.power,
+        )
 
     @cached_property
     def paper(self) -> pd.DataFrame:

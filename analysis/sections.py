@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from analysis import figures, tables
+from analysis.efficiency_section import efficiency_section
 from analysis.encoder_sections import encoders_section, latent_section
 from analysis.error_section import errors_section
 from analysis.page import Picture, Section, draw
@@ -14,7 +15,7 @@ from analysis.robustness_section import robustness_section
 from analysis.run_section import run_section
 from analysis.search_section import leaderboard_section
 from analysis.shown import Shown
-from analysis.table_sections import differences_section, efficiency_section, table_section
+from analysis.table_sections import differences_section, table_section
 
 SECTIONS: tuple[Callable[[Shown], Section | None], ...] = (
     table_section,

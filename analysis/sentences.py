@@ -24,6 +24,30 @@ _REPLIES = {
     AT_CHANCE: "At {} neither is surely better than chance, so that it cannot be judged.",
 }
 
+_MORE_LABELS = {
+    HIGHER: "More labels still help: {}.",
+    LOWER: "More labels do not help: {}.",
+    UNDER_2_POINTS: "More labels hardly help: {}, under 2 points either way.",
+    AT_CHANCE: "Whether more labels help cannot be judged: {} is not surely better than chance.",
+    NOT_DECIDED: "Whether more labels still help is not decided by this data: {}.",
+}
+
+
+def more_labels(row: pd.Series) -> str:
+    """``More labels still help: from 600 to 1,200 B0 gains 5.1 points [95 % interval …].``
+
+    Args:
+        row: of `analysis.labels_needed.gains`.
+    """
+    if row["verdict"] == AT_CHANCE:
+        return _MORE_LABELS[AT_CHANCE].format(row["variant"])
+    verb = "loses" if row["difference"] < 0 else "gains"
+    change = (
+        f"from {row['labels']:,} to {row['to_labels']:,} {row['variant']} {verb} "
+        f"{in_points(row, unsigned=True)}"
+    )
+    return _MORE_LABELS[row["verdict"]].format(change)
+
 
 def statement(rows: pd.DataFrame, subject: str, power: pd.DataFrame | None = None) -> str:
     """``SUBJECT raised test accuracy at 10 % labels, by 3.0 points; it lowered …``.

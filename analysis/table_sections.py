@@ -1,4 +1,4 @@
-"""Sections about the test set: Table I, differences between variants, label efficiency."""
+"""Sections about the test set: Table I, and differences between variants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import charts, tables
+from analysis import tables
 from analysis.cells import grouped, p_value, points, ratio, value, verdict, with_interval, word
 from analysis.load import Run
 from analysis.page import Cell, Grid, Section
@@ -15,7 +15,7 @@ from analysis.paper import SPECIES
 from analysis.shown import Shown
 from analysis.variants import cell_name
 from analysis.verdicts import NOT_DECIDED
-from analysis.wording import counted, minus
+from analysis.wording import counted
 
 METRICS = ("acc", "f1", "precision", "recall", "loss")
 
@@ -175,45 +175,3 @@ def _power_cells(row: dict[Any, Any]) -> list[Cell]:
         value(row, name, ",.0f", key)
         for name in ("repeats", "repeats_needed", "n", "images_needed")
     ]
-
-
-def efficiency_section(shown: Shown) -> Section | None:
-    """Every metric against labels, and how many labels pretraining saves."""
-    table, saved = shown.results.table, shown.results.labels_saved
-    data = charts.efficiency(table) if len(table) else {"lines": []}
-    if not data["lines"] or table["label_ratio"].nunique() == 1:
-        return None  # of one ratio the picture beside the answer tells all
-    section = Section("label-efficiency", "Label efficiency")
-    section.chart("efficiency", data)
-    if len(saved):
-        section.heading("Labels saved")
-        rows = grouped(saved.to_dict("records"), "variant", _saved_cells)
-        caption = (
-            "How many labels the baseline needs, read between the ratios of its own curve, for "
-            "the accuracy that the variant reaches. “More than”: the baseline does not reach it, "
-            "even with all of its labels. “At most”: it reaches it with its fewest labels."
-        )
-        names = ["<Variant", "<Baseline", "Labels", "Accuracy", "Baseline needs", "Saved", "<"]
-        section.table(Grid("Labels saved", names, rows, caption))
-    return section
-
-
-def _saved_cells(row: dict[Any, Any]) -> list[Cell]:
-    key = f"labels_saved {cell_name(row['variant'], row['label_ratio'])}"
-    accuracy = value(row, "acc", ".3f", key)
-    cells = [word(row["variant"]), word(row["baseline"]), ratio(row, key, row["labels"]), accuracy]
-    cells.append(_count(row, "needed", key, row["most"]))
-    cells.append(_count(row, "saved", key, row["most"] - row["labels"]))
-    return [*cells, Cell("at most" if row["bound"] == "at most" else "", "t soft")]
-
-
-def _count(row: dict[Any, Any], name: str, key: str, most: int) -> Cell:
-    """Labels, and under them their interval; of infinite ones is known that they are over most."""
-    low, high = (row[f"{name}_{end}"] for end in ("low", "high"))
-    small = _labels(low, most) if low == high else f"{_labels(low, most)} to {_labels(high, most)}"
-    small = f"{_labels(low, most)} or more" if high == float("inf") > low else small
-    return Cell(_labels(row[name], most), key=f"{key} {name}", small=small)
-
-
-def _labels(count: float, most: int) -> str:
-    return minus(f"more than {most:,}" if count == float("inf") else f"{count:,.0f}")

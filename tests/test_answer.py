@@ -9,10 +9,12 @@ import pytest
 from records_example import write_run
 
 from analysis import load
-from analysis.answer import answer
+from analysis.answer import answer, best_variant
 from analysis.cells import points
 from analysis.hypotheses import hypotheses
 from analysis.results import Results
+from analysis.sentences import more_labels
+from analysis.verdicts import AT_CHANCE, HIGHER, LOWER, NOT_DECIDED, UNDER_2_POINTS
 from analysis.wording import in_points, minus, percents, unbroken
 
 
@@ -23,16 +25,44 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def _answer(results: Results, differences: pd.DataFrame) -> list[str]:
-    found = answer(results.run, results.table, differences, results.power)
+    labels = (results.labels_needed, results.labels_gained)
+    found = answer(results.run, results.table, differences, *labels, results.power)
     return [sentence.replace("\xa0", " ") for sentence in found]
 
 
-def test_the_answer_is_three_sentences_with_the_tables_figures(results: Results) -> None:
-    assert len(results.answer) == 3
+def test_the_answer_is_four_parts_with_the_tables_figures(results: Results) -> None:
+    assert len(results.answer) == 4
     row = results.table.set_index(["variant", "label_ratio"]).loc[("B2", 10)]
     shown = f"{100 * row['test_acc']:.1f}"
     assert shown in results.answer[2]
     assert "(140 images)" in results.answer[2].replace("\xa0", " ")
+
+
+def test_the_answer_says_how_many_labels_are_needed(results: Results) -> None:
+    said = results.answer[3].replace("\xa0", " ")
+    best = best_variant(results.run, 100)
+    needed = results.labels_needed.query("variant == @best and bound == 'exact'").iloc[-1]
+    assert said.startswith(f"By its curve {best} needs ")
+    assert f"{needed['needed']:,.0f} [{needed['needed_low']:,.0f} to " in said
+    assert f"for {100 * needed['acc']:.0f} % of them. More labels still help: from 140 to" in said
+
+
+@pytest.mark.parametrize(
+    ("verdict", "gain", "said"),
+    [
+        (HIGHER, 0.05, "More labels still help: from 600 to 1,200 B0 gains 5.0 points [95 % inter"),
+        (LOWER, -0.05, "More labels do not help: from 600 to 1,200 B0 loses 5.0 points"),
+        (UNDER_2_POINTS, 0.001, "More labels hardly help: from 600 to 1,200 B0 gains 0.1 points"),
+        (NOT_DECIDED, 0.03, "Whether more labels still help is not decided by this data: from 600"),
+        (AT_CHANCE, 0.0, "cannot be judged: B0 is not surely better than chance."),
+    ],
+)
+def test_whether_more_labels_help_follows_from_the_verdict(
+    verdict: str, gain: float, said: str
+) -> None:
+    row = {"variant": "B0", "labels": 600, "to_labels": 1200, "verdict": verdict}
+    row |= {"difference": gain, "low": gain - 0.02, "high": gain + 0.02}
+    assert said in more_labels(pd.Series(row))
 
 
 def test_what_is_not_decided_says_what_would_decide_it(results: Results) -> None:

@@ -27,6 +27,7 @@ HOSTILE = ("<script>alert(1)</script>", "../..", "$a_b$", '" onload="alert(2)')
 SMALL = {"species": HOSTILE, "per_species": (12, 4, 10), "features": 12, "trials": 6}
 FILES = ("report.html", "table_i.csv", "table_i.md", "table_i.tex", "encoders.csv")
 FILES += ("latents.parquet", "clusters.csv", "differences.csv", "labels_saved.csv", "answer.txt")
+FILES += ("labels_needed.csv", "labels_gained.csv")
 FIGURES = ("label_efficiency", "learning_curves", "lr_search", "confusion", "reliability")
 FIGURES += ("fig1_autoencoder_loss", "fig2_tsne_species", "fig5_kmeans", "rungs_over_time")
 FIGURES += ("occupancy",)
@@ -233,7 +234,8 @@ def test_the_answer_follows_from_the_differences(
     folder: Path, rows: list[tuple[int, float, float]], said: str
 ) -> None:
     results = Results(load(folder))
-    sentence = answer(results.run, results.table, _differences(rows))[0]
+    labels = (results.labels_needed, results.labels_gained)
+    sentence = answer(results.run, results.table, _differences(rows), *labels)[0]
     assert said in sentence.replace("\xa0", " ")
 
 

@@ -328,6 +328,46 @@ def test_labels_saved(page: Numbers, records: Records, results: Results) -> None
     expect(page, "labels_saved", expected)
 
 
+def test_labels_needed(page: Numbers, records: Records, results: Results) -> None:
+    expected = {}
+    needed = results.labels_needed
+    for row in needed.to_dict("records"):
+        key = f"{row['variant']}@{row['acc']:g}"
+        if row["variant"] == needed["variant"].iloc[0]:
+            expected[f"{key} acc"] = f"{100 * row['acc']:.0f} %"
+        if row["bound"] == "at most":
+            expected[f"{key} needed"] = f"{row['needed']:,.0f} or fewer"
+            continue
+        low, high = row["needed_low"], row["needed_high"]
+        expected[f"{key} needed"] = count(row["needed"], row["most"])
+        expected[f"{key} needed small"] = (
+            count(low, row["most"])
+            if low == high
+            else f"{low:,.0f} or more"
+            if high == np.inf
+            else f"{low:,.0f} to {high:,.0f}"
+        )
+    assert expected
+    expect(page, "labels_needed", expected)
+
+
+def test_what_more_labels_bring(page: Numbers, records: Records, results: Results) -> None:
+    expected = {}
+    for row in results.labels_gained.to_dict("records"):
+        few, many = (f"{row['variant']}@{row[name]}" for name in ("label_ratio", "to_ratio"))
+        gain = records.scores(many)["acc"] - records.scores(few)["acc"]
+        expected[f"{row['variant']} labels"] = str(labelled(records, few))
+        expected[f"{row['variant']} to_labels"] = str(labelled(records, many))
+        expected[f"{row['variant']} difference"] = shown_points(gain.mean())
+        interval = [shown_points(row[end]) for end in ("low", "high")]
+        expected[f"{row['variant']} difference small"] = " to ".join(interval)
+        for name in ("p", "p_holm"):
+            small = row[name] < 0.001
+            expected[f"{row['variant']} {name}"] = "< 0.001" if small else f"{row[name]:.3f}"
+    assert expected
+    expect(page, "labels_gained", expected)
+
+
 def count(labels: float, most: int) -> str:
     """Of what the baseline never reaches only this is known: it takes more than it had."""
     return f"more than {most}" if labels == np.inf else f"{labels:,.0f}"
@@ -462,8 +502,13 @@ def test_the_answer_and_the_questions(page: Numbers, records: Records, results: 
         counts = [row[name] for name in ("repeats_needed", "images_needed")]
         known |= {rounded_up(int(count)) for count in counts if not pd.isna(count)}
         known |= {each.removeprefix("about ") for each in known} | {"100", "100,000"}
+    for row in results.labels_needed.to_dict("records"):
+        known |= {f"{row[name]:,.0f}" for name in ("needed", "needed_low", "needed_high", "most")}
+        known.add(f"{100 * row['acc']:.0f}")
+    for row in results.labels_gained.to_dict("records"):
+        known |= {f"{abs(100 * row[name]):.1f}" for name in ("difference", "low", "high")}
     answers = [text for key, text in page.keyed.items() if key.startswith("answer ")]
-    assert len(answers) == 3
+    assert len(answers) == 4
     for text in answers:
         assert numbers(text) <= known, text
     for row in results.hypotheses.to_dict("records"):

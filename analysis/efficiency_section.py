@@ -1,0 +1,101 @@
+"""The section on labels: accuracy against them, how many are needed, and what pretraining saves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analysis import charts, tables
+from analysis.cells import grouped, p_value, percent, points, ratio, value, verdict, word
+from analysis.page import Cell, Grid, Row, Section
+from analysis.shown import Shown
+from analysis.variants import cell_name
+from analysis.wording import minus
+
+
+def efficiency_section(shown: Shown) -> Section | None:
+    """Every metric against labels, and how many labels pretraining saves."""
+    table, saved = shown.results.table, shown.results.labels_saved
+    data = charts.efficiency(table) if len(table) else {"lines": []}
+    if not data["lines"] or table["label_ratio"].nunique() == 1:
+        return None  # of one ratio the picture beside the answer tells all
+    section = Section("label-efficiency", "Label efficiency")
+    section.chart("efficiency", data)
+    _add_labels_needed(section, shown)
+    if len(saved):
+        section.heading("Labels saved")
+        rows = grouped(saved.to_dict("records"), "variant", _saved_cells)
+        caption = (
+            "How many labels the baseline needs, read between the ratios of its own curve, for "
+            "the accuracy that the variant reaches. “More than”: the baseline does not reach it, "
+            "even with all of its labels. “At most”: it reaches it with its fewest labels."
+        )
+        names = ["<Variant", "<Baseline", "Labels", "Accuracy", "Baseline needs", "Saved", "<"]
+        section.table(Grid("Labels saved", names, rows, caption))
+    return section
+
+
+def _add_labels_needed(section: Section, shown: Shown) -> None:
+    needed, gained = shown.results.labels_needed, shown.results.labels_gained
+    if len(needed):
+        section.heading("Labels needed")
+        names = ["Accuracy", *needed["variant"].unique()]
+        rows = [Row(_needed_cells(own.to_dict("records"))) for _, own in needed.groupby("acc")]
+        caption = (
+            "How many labels each variant needs for a test accuracy, read between the ratios of "
+            f"its own curve; {tables.validation_note(shown.run)}."
+        )
+        section.table(Grid("Labels needed", names, rows, caption))
+    if len(gained):
+        section.heading("Do more labels still help?")
+        caption = (
+            "What each variant gains in test accuracy, in points, from about half of its labels to "
+            "all of them. p: as under Differences; Holm: adjusted for the variants."
+        )
+        names = ["<Variant", "From", "To", "Points", "p", "p (Holm)", "<Verdict"]
+        rows = [Row(_gained_cells(row)) for row in gained.to_dict("records")]
+        section.table(Grid("Do more labels still help?", names, rows, caption))
+
+
+def _needed_cells(rows: list[dict[Any, Any]]) -> list[Cell]:
+    keys = [f"labels_needed {row['variant']}@{row['acc']:g}" for row in rows]
+    cells = [percent(value(rows[0], "acc", ".0f", keys[0], 100))]
+    for key, row in zip(keys, rows, strict=True):
+        if row["bound"] == "at most":
+            cells.append(Cell(f"{row['needed']:,.0f} or fewer", key=f"{key} needed"))
+        else:
+            cells.append(_count(row, "needed", key, row["most"]))
+    return cells
+
+
+def _gained_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"labels_gained {row['variant']}"
+    return [
+        word(row["variant"]),
+        value(row, "labels", ",.0f", key),
+        value(row, "to_labels", ",.0f", key),
+        points(row, key),
+        p_value(row, "p", key),
+        p_value(row, "p_holm", key),
+        verdict(str(row["verdict"])),
+    ]
+
+
+def _saved_cells(row: dict[Any, Any]) -> list[Cell]:
+    key = f"labels_saved {cell_name(row['variant'], row['label_ratio'])}"
+    accuracy = value(row, "acc", ".3f", key)
+    cells = [word(row["variant"]), word(row["baseline"]), ratio(row, key, row["labels"]), accuracy]
+    cells.append(_count(row, "needed", key, row["most"]))
+    cells.append(_count(row, "saved", key, row["most"] - row["labels"]))
+    return [*cells, Cell("at most" if row["bound"] == "at most" else "", "t soft")]
+
+
+def _count(row: dict[Any, Any], name: str, key: str, most: int) -> Cell:
+    """Labels, and under them their interval; of infinite ones is known that they are over most."""
+    low, high = (row[f"{name}_{end}"] for end in ("low", "high"))
+    small = _labels(low, most) if low == high else f"{_labels(low, most)} to {_labels(high, most)}"
+    small = f"{_labels(low, most)} or more" if high == float("inf") > low else small
+    return Cell(_labels(row[name], most), key=f"{key} {name}", small=small)
+
+
+def _labels(count: float, most: int) -> str:
+    return minus(f"more than {most:,}" if count == float("inf") else f"{count:,.0f}")

@@ -1,0 +1,115 @@
+"""How many labels these images need: what a round accuracy takes, and whether more still help.
+
+Both are read from each variant's own curve (`analysis.efficiency`), on the draws that all cells
+share, so that the scores of two ratios move together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.efficiency import curve_of, reached
+from analysis.statistics import CellScores, Draws, above_chance, compare, holm, pair
+from analysis.variants import cell_name
+from analysis.verdicts import verdict
+
+NEEDED = ["variant", "acc", "needed", "needed_low", "needed_high", "bound", "most"]
+GAINED = ["variant", "label_ratio", "labels", "to_ratio", "to_labels", "difference", "low"]
+GAINED += ["high", "p", "p_holm", "verdict", "repeats", "n"]
+STEPS = (0.1, 0.05, 0.02, 0.01)
+"""Between the accuracies asked for: the widest that gives two of them."""
+
+
+def labels_needed(
+    scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int]
+) -> pd.DataFrame:
+    """`NEEDED`, docs/RECORDS.md: a row a variant and round accuracy. Variants that are not surely
+    better than chance with their most labels are left out: what they reach, guessing does.
+
+    Args:
+        scores: by cell.
+        labels: labelled images at each ratio.
+    """
+    curves = {}
+    for variant in _variants(scores):
+        curve = curve_of(scores, draws, labels, variant)
+        if curve is not None and above_chance(scores[_last(scores, variant, labels)], draws):
+            curves[variant] = curve
+    targets = round_accuracies([values for _, values, _ in curves.values()], draws.chance)
+    rows = []
+    for variant, curve in curves.items():
+        for target in targets:
+            found = reached(curve, target, np.full(draws.count, target))
+            rows.append((variant, target, *found, curve[0][-1]))
+    return pd.DataFrame(rows, columns=NEEDED)
+
+
+def round_accuracies(curves: Sequence[np.ndarray], above: float) -> list[float]:
+    """The round accuracies that the curves pass, in ascending order.
+
+    Args:
+        curves: accuracies of each variant.
+        above: the accuracy of guessing; no other counts.
+    """
+    if not curves:
+        return []
+    least, most = max(min(map(np.min, curves)), above), max(map(np.max, curves))
+    for step in STEPS:
+        first, last = math.floor(least / step + 1e-9) + 1, math.floor(most / step + 1e-9)
+        if last > first:
+            return [round(number * step, 2) for number in range(first, last + 1)]
+    return []
+
+
+def gains(
+    scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int]
+) -> pd.DataFrame:
+    """`GAINED`, docs/RECORDS.md: a row a variant, what it gains from about half of its labels to
+    all of them: whether its curve still rises. Holm is over the variants.
+    """
+    rows: list[dict[Any, Any]] = []
+    for variant in _variants(scores):
+        ratios = [ratio for ratio in sorted(labels) if cell_name(variant, ratio) in scores]
+        if len(ratios) < 2:
+            continue
+        *fewer, most = ratios
+        half = min(fewer, key=lambda ratio: abs(math.log(2 * ratio / most)))
+        less, more = (scores[cell_name(variant, ratio)] for ratio in (half, most))
+        if set(less.repeats) & set(more.repeats):
+            key = (variant, half, labels[half], most, labels[most])
+            rows.append(dict(zip(GAINED, key, strict=False)) | _gain(less, more, draws))
+    p_holm = holm([row["p"] for row in rows])
+    for row, adjusted in zip(rows, p_holm, strict=True):
+        row["p_holm"] = adjusted
+        row["verdict"] = verdict(row, row.pop("learned"))
+    return pd.DataFrame(rows, columns=GAINED)
+
+
+def _gain(less: CellScores, more: CellScores, draws: Draws) -> dict[Any, Any]:
+    paired = pair(more, less, "acc")
+    found, p_value = compare(paired, draws)
+    found = found.clipped(-1.0, 1.0)
+    return {
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "p": p_value,
+        "repeats": len(paired.repeats),
+        "n": paired.images,
+        "learned": above_chance(less, draws) or above_chance(more, draws),
+    }
+
+
+def _last(scores: Iterable[str], variant: str, labels: Mapping[int, int]) -> str:
+    """A variant's cell with the most labels."""
+    cells = (cell_name(variant, ratio) for ratio in sorted(labels, reverse=True))
+    return next(cell for cell in cells if cell in scores)
+
+
+def _variants(scores: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(cell.partition("@")[0] for cell in scores))
