@@ -158,11 +158,13 @@ def _labels_needed(
     variant = best_variant(run, int(table.loc[table["test_acc"].notna(), "label_ratio"].max()))
     known = needed[(needed["variant"] == variant) & (needed["bound"] == "exact")].tail(2)
     parts = [
-        f"{row['needed']:,.0f} [{row['needed_low']:,.0f} to {_end(row)}] for "
-        f"{100 * row['acc']:.0f} %"
-        for row in known.to_dict("records")
+        f"{row['needed']:,.0f}{unit} [{row['needed_low']:,.0f} to {_end(row)}] for "
+        f"{100 * row['acc']:.0f} %{of}"
+        for row, unit, of in zip(
+            known.to_dict("records"), (" labels", ""), (" of them", ""), strict=False
+        )
     ]
-    needs = f"By its curve {variant} needs {listed(parts)} of them. " if parts else ""
+    needs = f"By its curve {variant} needs {listed(parts)}. " if parts else ""
     own = gained[gained["variant"] == variant]
     return [needs + more_labels(own.iloc[0])] if len(own) else []
 
