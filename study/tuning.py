@@ -216,6 +216,7 @@ class CellSearcher(_Stateless, Searcher):
         self.material, self.room, self.tick, self.say = material, room, tick, say
         self.failed: Exception | None = None
         self.lost = lost
+        self._failed_cells: set[Cell] = set()
 
     def turn(self) -> None:
         """At every turn of the driver."""
@@ -264,7 +265,10 @@ class CellSearcher(_Stateless, Searcher):
                 self.search.take_up([trial])
                 return
             self.search.fail(trial, f"{reason} ({times} in all)")
-        self.search.end(trial, node)
+        row = self.search.end(trial, node)
+        if row["state"] == "FAIL" and trial.cell not in self._failed_cells:
+            self._failed_cells.add(trial.cell)  # the others of a cell tend to fail alike
+            self.say(f"{trial.trial_id} failed: {row['error']}")
         checkpoint_file(self.material.run, trial.fit_name).delete()
 
     def save(self, checkpoint_path: str) -> None:
