@@ -25,13 +25,17 @@ class Capacity:
     Machines come and go: a spot machine is taken away, an autoscaler adds one. What its
     autoscaler may add counts as there, or it would never be asked for.
 
+    Args:
+        config: the study.
+        alone: whether it has started this Ray for itself, which no machine will join.
+
     Attributes:
         gpus: the fraction (or number) of GPUs for one trial.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, alone: bool = False):
         self.config = config
-        self._may_come = _autoscaled()
+        self._may_come = [] if alone else _autoscaled()
         self._slots, self._asked, self._said = 1, -math.inf, -math.inf
         wanted = config.resources.gpus_per_trial
         if wanted == "auto":

@@ -71,8 +71,9 @@ def run_stages(material: Material, address: str | None) -> list[str]:
 def _run_on_ray(material: Material, address: str | None) -> list[str]:
     with connected(address):
         require_seen_by_all(material.run)
-        capacity = Capacity(material.config)
-        if is_local(address):  # no machine will join it
+        alone = is_local(address)
+        capacity = Capacity(material.config, alone)
+        if alone:
             capacity.require_room()
         ledger = Ledger(material.run)
         progress = Progress(material.config, ledger, cells_of(material.config))

@@ -71,6 +71,19 @@ def test_what_an_autoscaler_may_add_counts(monkeypatch: pytest.MonkeyPatch) -> N
     assert capacity(gpus_per_trial=0.5).slots() == 16
 
 
+def test_nothing_is_added_to_a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of a cluster has the autoscaler's file, whichever Ray a study there uses."""
+    found = study_capacity._autoscaled(REPOSITORY / "cluster.yaml")
+    monkeypatch.setattr(study_capacity, "_autoscaled", lambda: found)
+    alone = Capacity(
+        config_from(tiny_tree(resources={"gpus_per_trial": 0.5}), "a test"), alone=True
+    )
+    assert alone.slots() == 4
+    wanted = {"cpus_per_trial": 8, "gpus_per_trial": 4}
+    with pytest.raises(InputError, match="found 8 CPUs"):
+        Capacity(config_from(tiny_tree(resources=wanted), "a test"), alone=True).require_room()
+
+
 def test_a_trial_that_no_machine_can_take_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray would wait for such a machine in silence."""
     capacity(cpus_per_trial=4, gpus_per_trial=2).require_room()
