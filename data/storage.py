@@ -55,9 +55,10 @@ def _patiently(
         while True:
             try:
                 return method(self, *args, **kwargs)
-            except OSError as error:
+            except OSError as refusal:
+                error = _named(refusal, self)
                 if not (self.patience and _may_pass(error)):
-                    raise
+                    raise error from None
                 reason = reason_of(error)
                 if time.monotonic() > deadline:
                     raise StorageError(
@@ -71,8 +72,15 @@ def _patiently(
     return patient
 
 
+def _named(error: OSError, where: Location) -> OSError:
+    """An object store's errors have neither number nor file: as one that has both."""
+    if where.is_local or type(error) is not OSError or error.errno is not None:
+        return error
+    return OSError(errno.EIO, reason_of(error), str(where))
+
+
 def _may_pass(error: OSError) -> bool:
-    """Whether trying again may help. Object stores' errors have no number."""
+    """Whether trying again may help."""
     if isinstance(error, StorageError | FileNotFoundError | PermissionError):
         return False
     return error.errno is None or error.errno in _PASSING

@@ -18,14 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from data.storage import InputError, Location, StorageError
+from data.storage import InputError, Location, StorageError, reason_of
 
 if TYPE_CHECKING:
     from analysis.leaderboard import View
     from study.config import Config
 
 RUNS = "runs"
-_NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+_NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EIO)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        reason = os.strerror(error.errno).lower()
+        reason = reason_of(error)
+        reason = reason[:1].lower() + reason[1:]
         print(f"mariposa: {where}{reason}; expected {expected}", file=sys.stderr)
         return 2
 

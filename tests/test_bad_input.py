@@ -16,7 +16,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +341,46 @@ def test_no_permission(refused: Command, tiny_images: Path, tmp_path: Path) -> N
     with nobody(tmp_path):
         for command in ("leaderboard", "resume"):
             assert f"{folder}/run" in refused(command, folder / "run")
+
+
+class Forbidding(BaseHTTPRequestHandler):
+    """An object store that refuses all keys, whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        if name.startswith("do_"):
+            return self.forbid
+        raise AttributeError(name)
+
+    def forbid(self) -> None:
+        answer = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+def test_a_store_that_refuses(
+    refused: Command, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its errors have neither number nor file."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    images = ["--data", str(tiny_images)]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = f"endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
+        uri = f"s3://bucket/runs?{options}"
+        for command in (["run", "smoke", *images, "--out", uri], ["leaderboard", uri]):
+            assert re.match(
+                r"s3://bucket/runs.*ACCESS_DENIED.*; expected one that", refused(*command)
+            )
+        line = refused("run", "smoke", "--data", uri)
+        assert re.match(r"s3://bucket/runs.*ACCESS_DENIED.*; expected train/", line)
+        server.shutdown()
 
 
 def test_a_run_that_may_be_entered_but_not_looked_into(refused: Command, tmp_path: Path) -> None:
