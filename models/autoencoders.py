@@ -219,7 +219,7 @@ class MapAutoencoder(Autoencoder):
         channels: int = encoder.channels  # type: ignore[assignment]
         stride: int = encoder.stride  # type: ignore[assignment]
         steps = stride.bit_length() - 1
-        widths = [max(16, channels >> step) for step in range(steps)]
+        widths = [channels, *(max(16, channels >> step) for step in range(1, steps))]
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(before, after, 2, stride=2)
             for before, after in itertools.pairwise([*widths, 3])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.registry import ARCHITECTURES, build_encoder
+from models.registry import ARCHITECTURES, build_encoder, build_objective
 from models.residual import ResidualBlock
 from models.transformer import TransformerEncoder, positions, split_patches
 from models.weights import from_bytes, to_bytes
@@ -43,6 +43,13 @@ def test_images_become_maps(name: str) -> None:
     assert maps.is_contiguous(memory_format=torch.channels_last)
     assert encoder.stride % ARCHITECTURES[name].stride == 0
     assert isinstance(encoder.pooled, bool)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - ONE_SIZE))
+def test_the_narrowest_encoders_give_images_back(name: str, width: int) -> None:
+    given = build_objective("reconstruction", build(name, width=width))(images())
+    assert given.shape == images().shape
 
 
 @pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - ONE_SIZE))
