@@ -109,12 +109,13 @@ def lr_search(
     """
     width, height = cell_grid_size(variants, ratios)
     kinds, (low, high) = _fates(trials, rungs), searched
+    beyond = max((high / low) ** 0.05, 1.05)
     with drawing(width, height + 0.3) as figure:
         grid = cell_grid(figure, variants, ratios)
         for (variant, ratio), axes in grid.items():
             cell = f"{variant}@{ratio:g}"
             axes.set_xscale("log")
-            axes.set_xlim(low / (high / low) ** 0.05, high * (high / low) ** 0.05)
+            axes.set_xlim(low / beyond, high * beyond)
             axes.set_xticks(_lr_ticks(low, high), minor=False)
             axes.xaxis.set_major_formatter(_short_power)
             axes.minorticks_off()

@@ -137,6 +137,14 @@ def test_the_axis_of_learning_rates_is_what_was_searched(
     assert high / low < 2 * searched[1] / searched[0]
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_single_learning_rate_has_an_axis_too(run: Run) -> None:
+    searched = (1e-3, 1e-3)
+    figure = figures.lr_search(run.trials, {}, run.metric, run.variants, [10, 100], searched)
+    low, high = figure.axes[0].get_xlim()
+    assert low < 1e-3 < high
+
+
 def test_what_ran_out_of_time_was_stopped_by_no_rung(run: Run) -> None:
     pruned = run.trials[run.trials["state"] == "PRUNED"]
     late = run.trials.assign(error=run.trials["error"].where(run.trials["state"] != "PRUNED", "x"))
