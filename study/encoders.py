@@ -100,7 +100,7 @@ def load_encoder(material: Material, plan: EncoderPlan) -> dict[str, Any]:
     """A fresh copy of the encoder's weights, name -> tensor.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is missing or damaged.
     """
     return _tensors(plan.weights(material.run), plan.card(material.run))
 
@@ -115,7 +115,11 @@ def _tensors(file: Location, card: Location) -> dict[str, Any]:
         if digest(content) != expected:
             raise ValueError("is not what its card says")
         return from_bytes(content)
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{file}: it or its card is missing; it could not be made, or was deleted"
+        ) from error
+    except (KeyError, ValueError) as error:
         raise InputError(
             f"{file}: it or its card is damaged; resume, and it is made again"
         ) from error

@@ -323,6 +323,8 @@ class Stages:
         self._finish(tasks)
 
     def say_how_many_failed(self) -> None:
+        # The trials that took one know only that it is missing.
+        self.progress.say_all(self.pool.failed.values())
         trials = self.ledger.rows("trials")
         failed = [row for row in trials if row["state"] == "FAIL"]
         if failed:

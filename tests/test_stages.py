@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from study.cells import cells_of
+from data.storage import InputError
+from study.cells import Cell, cells_of
+from study.encoders import load_encoder, plan_encoder
 from study.material import Material
 from study.progress import Progress
 from study.records import Ledger
@@ -98,6 +100,20 @@ def test_trials_put_back_after_the_clocks_end_are_run_and_not_cut_short(
     taken = again.search.next_trial()
     assert taken is not None
     assert taken.trial_id == trial.trial_id
+
+
+def test_it_is_said_why_an_encoder_failed(
+    make_material: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell that searches its recipe goes on without it, and its trials have no other reason."""
+    study = stages(make_material())
+    study.pool.failed["dense-1"] = "encoder dense-1: ValueError: of no use"
+    study.say_how_many_failed()
+    assert "encoder dense-1: ValueError: of no use" in capsys.readouterr().out
+    plan = plan_encoder(study.material, Cell("B1", 100), None)
+    assert plan is not None
+    with pytest.raises(InputError, match="is missing; it could not be made"):
+        load_encoder(study.material, plan)
 
 
 def test_a_part_beside_the_answer_may_fail_and_the_study_is_reported(
