@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from study.wandb_files import own_temporary_files
@@ -18,6 +19,10 @@ log = logging.getLogger(__name__)
 INIT_SECONDS = 10.0  # for a run's beginning, after the server has answered once
 FINISH_SECONDS = 5.0  # for what is not sent when a run ends
 STEP = "trainer/global_step"  # as Lightning calls it
+
+# A fit has one process. Lightning's loggers would take the rank that Slurm or torchrun gave to who
+# started Ray there for its own, and write nothing on any machine but the first.
+rank_zero_only.rank = 0  # type: ignore[attr-defined]
 
 
 class _Careful:

@@ -452,6 +452,32 @@ def test_both_are_copied_to_an_object_store() -> None:
     assert [file for file in left.rglob("*run-*") if file.is_dir()] == []
 
 
+LATER_RANK = """
+import sys
+from data.storage import Location
+from study.config import load_config
+from study.material import Material
+from study.tracking import tracker
+run = Location(sys.argv[1])
+config = load_config("smoke", ["tracking.tensorboard=true"])
+with tracker(Material(config, run, run, ""), "A@25-000", "A@25-000", "search", {}) as tracked:
+    for logger in tracked.loggers:
+        logger.log_metrics({"val_f1": 0.25}, 3)
+"""
+
+
+@pytest.mark.parametrize("variable", ["SLURM_PROCID", "RANK"])
+def test_a_machine_that_slurm_counts_second_writes_them_too(run: Location, variable: str) -> None:
+    command = [sys.executable, "-c", LATER_RANK, str(run)]
+    variables = environment(**{variable: "1"})
+    done = subprocess.run(command, env=variables, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    (found,) = tracked_runs(run)
+    assert [one["val_f1"] for one in found.history] == [0.25]
+    events = EventAccumulator(str(run.local / "tensorboard" / "A@25" / "A@25-000")).Reload()
+    assert [one.value for one in events.Scalars("val_f1")] == [0.25]
+
+
 # --- How a fit ends, and what W&B says of it ---------------------------------------------------
 
 
