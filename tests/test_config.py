@@ -66,6 +66,7 @@ WRONG = [
     ("cells.label_ratios=[101]", "cells.label_ratios.0", "found 101", "expected less than or"),
     ("cells.label_ratios=[9.5]", "cells.label_ratios.0", "found 9.5", "expected a valid integer"),
     ("data.image_size=50", "data.image_size", "found 50", "expected a multiple of 8"),
+    ("data.root=''", "data.root", "found ''", "expected at least 1 character"),
     ("data.split=poled", "data.split", "found 'poled'", "pooled"),
     ("data.split=3", "data.split", "found 3", "pooled"),
     ("data.split={pool: {}}", "data.split", "found {'pool': {}}", "pooled"),
