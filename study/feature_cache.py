@@ -30,19 +30,35 @@ def kept(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name
     with file_lock(file.with_suffix(".lock")):
-        if not file.is_file():
+        if not _is_whole(file):
             delete_older(folder.glob("*.npy"), UNUSED_SECONDS)  # who has one mapped keeps it
             values = make()
             try:
                 with temporary_file(folder) as temporary:
-                    np.save(temporary, values)
+                    _save(temporary, values)
                     os.replace(temporary, file)
             except OSError as error:
                 log.warning("%s: cannot be written (%s), going on without", file, error)
                 return values
         with suppress(OSError):
             os.utime(file)
-    return _map(file)
+        return _map(file)
+
+
+def _save(file: Path, values: np.ndarray) -> None:
+    """When it is on the disk: after a power cut some file systems have the name and no content."""
+    np.save(file, values)
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether it is there, and as long as it says."""
+    try:
+        _map(file)
+    except (OSError, EOFError, ValueError):
+        return False
+    return True
 
 
 @lru_cache(maxsize=4)

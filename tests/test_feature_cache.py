@@ -48,6 +48,15 @@ def test_files_that_nobody_asks_for_are_deleted(folder: Path) -> None:
     assert (mapped == VALUES).all(), "who has mapped it keeps it"
 
 
+@pytest.mark.parametrize("left", [0, 5, 150])
+def test_one_that_a_power_cut_has_cut_is_made_again(folder: Path, left: int) -> None:
+    kept("a.npy", lambda: VALUES)
+    feature_cache._map.cache_clear()  # as in another process
+    os.truncate(folder / "a.npy", left)
+    assert (kept("a.npy", lambda: VALUES) == VALUES).all()
+    assert (kept("a.npy", never) == VALUES).all()
+
+
 def test_a_full_disk_costs_time_and_no_trial(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(file: Path, values: np.ndarray) -> None:
         file.write_bytes(b"half")
