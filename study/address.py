@@ -24,10 +24,16 @@ def require_reachable(address: str | None) -> None:
     """Find out in seconds; Ray would try for minutes.
 
     Raises:
-        InputError: nothing listens at ``HOST:PORT`` (or ``ray://HOST:PORT``).
+        InputError: nothing listens at ``HOST:PORT``, or it is Ray Client's address: Tune would run
+            elsewhere then, with copies of the search and of its ledger.
     """
     where = address or os.environ.get("RAY_ADDRESS", "")
-    host, _, port = where.removeprefix("ray://").rpartition(":")
+    if where.startswith("ray://"):
+        raise InputError(
+            f"{named(address)}: found an address of Ray Client, expected HOST:6379 on a machine of "
+            f"the cluster, or `mariposa submit`"
+        )
+    host, _, port = where.rpartition(":")
     if not port.isdecimal():  # "auto", "local"
         return
     try:

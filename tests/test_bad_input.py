@@ -103,6 +103,13 @@ def test_an_address_in_the_environment_where_nothing_listens(
     assert line.startswith("RAY_ADDRESS=127.0.0.1:1: ")
 
 
+def test_an_address_of_ray_client(refused: Command, own_images: Path, tmp_path: Path) -> None:
+    """Tune would run on the cluster with copies of what decides, and fail."""
+    line = refused(*run_arguments(own_images, tmp_path / "runs"), "--address", "ray://127.0.0.1:1")
+    assert line.startswith("--address ray://127.0.0.1:1: found an address of Ray Client, expected ")
+    assert "mariposa submit" in line
+
+
 # --- The images ----------------------------------------------------------------------------------
 
 
