@@ -22,8 +22,9 @@ from data.storage import Location
 from study.cells import Cell, cells_of
 from study.config import config_from
 from study.material import Material
-from study.records import Row, read_study
+from study.records import Row
 from study.seeds import seed_for
+from study.study_file import read_study
 from study.trial import train_classifier
 
 TABLE = RESULTS / "curves.csv"

@@ -111,7 +111,7 @@ def _configuration(options: argparse.Namespace) -> Config:
 
 def _resume(options: argparse.Namespace) -> int:
     from study.config import config_from
-    from study.records import read_study
+    from study.study_file import read_study
 
     run = _run_location(options.run)
     tree = read_study(run)["config"]
@@ -231,7 +231,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from study.config import config_from
     from study.prediction import predict
-    from study.records import read_study
+    from study.study_file import read_study
 
     run = _run_location(options.run)
     config = config_from(read_study(run)["config"], str(run / "study.yaml"))

@@ -18,7 +18,8 @@ from data.storage import InputError, Location, reason_of
 from study.config import Config, Demo, PooledSplit
 from study.material import Material
 from study.planning import require_unlabelled
-from study.records import LABELS, Row, write_study, write_table
+from study.records import LABELS, Row, write_table
+from study.study_file import write_study
 
 
 def images_of(config: Config, study: dict[str, Any]) -> ImageFolder | None:

@@ -14,7 +14,8 @@ from typing import Any
 from data.storage import InputError, Location
 from study.cells import Cell
 from study.config import Config, config_from
-from study.records import FINISHED, Row, read_study, read_table
+from study.records import FINISHED, Row, read_table
+from study.study_file import read_study
 
 START, WORKER, BETWEEN = 10.0, 5.0, 0.1  # seconds, benchmarks/results/startup.json
 NEEDED: tuple[str, ...] = ("labels", "trials", "epochs", "evaluations", "evaluation_epochs")

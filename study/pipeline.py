@@ -20,10 +20,12 @@ from analysis.load import CAPPED
 from analysis.wording import counted
 from data.storage import InputError, Location, StorageError, reason_of
 from study.address import require_reachable
+from study.completeness import missing_or_damaged
 from study.config import Config, config_from, differences, grown
 from study.driver import only_driver
 from study.images import begin, images_of, prepare, with_pooled_split
-from study.records import Ledger, amiss, is_study, read_study, write_study
+from study.records import Ledger
+from study.study_file import is_study, read_study, write_study
 
 # While a study runs, storage may refuse for so many seconds: a full disk, a server's restart.
 STORAGE_PATIENCE = float(os.environ.get("MARIPOSA_STORAGE_PATIENCE", 180.0))
@@ -92,7 +94,7 @@ def open_study(config: Config, run: Location, found: dict[str, Any] | None) -> d
             f"expected the same, or another --name"
         )
     final = config.evaluation
-    missing = amiss(run, final.repeats, any(final.noise), final.quantise)
+    missing = missing_or_damaged(run, final.repeats, any(final.noise), final.quantise)
     if study["state"] != "COMPLETE" or grown(before, config) or missing:
         study["state"] = "RUNNING"
     study["config"] = config.model_dump(mode="json")

@@ -33,7 +33,8 @@ from study.classifiers_kept import load_classifier, model_file
 from study.config import config_from
 from study.images import images_of
 from study.material import Material
-from study.records import INT, REAL, TEXT, Row, read_study, read_table, write_table
+from study.records import INT, REAL, TEXT, Row, read_table, write_table
+from study.study_file import read_study
 
 SCHEMA = pa.schema(
     {name: {"str": TEXT, "int64": INT, "float64": REAL}[kind] for name, kind in COLUMNS.items()}

@@ -19,15 +19,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
-from data.sealing import seal_lines, unseal_end, unseal_lines, unseal_parquet
+from data.sealing import seal_lines, unseal_lines
 from data.storage import InputError, Location
 from data.tables import from_parquet, to_parquet
 from study.repair import UNFINISHED, repair
@@ -92,8 +90,7 @@ TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 SAVE_SECONDS = 5.0  # at most this long do the parquet files lag (the contract allows 10 s)
 PIECE = 1000  # rows of a table that are converted together
-COPY = ".study.yaml"
-_SEGMENT, _YAML = ('["blake2b", "', '"]'), ("# blake2b ", "")  # around a file's checksum
+_SEGMENT = '["blake2b", "', '"]'  # around a segment's checksum
 
 # What to do about a damaged table, which only a person may decide: it costs training.
 ON_CARDS = ("encoders_made", "encoder_epochs")
@@ -303,58 +300,6 @@ class Ledger:
                     self.tables[table].put(row)
 
 
-def amiss(run: Location, repeats: int, noise: bool = False, int8: bool = False) -> list[str]:
-    """Files of a finished study that are gone, or whose own checksum is wrong, by name.
-
-    Args:
-        run: its folder.
-        repeats: of the final evaluation; 0: there was none.
-        noise: whether it tests in noise.
-        int8: whether it compares the best classifiers with their int8 forms.
-    """
-    tables = ["trials", "epochs"]
-    if not _anything_to_evaluate(run):
-        repeats = 0
-    tables += ["evaluations", "evaluation_epochs", "predictions"] if repeats else []
-    tables += ["robustness"] if repeats and noise else []
-    tables += ["quantised"] if repeats and int8 else []
-    tables += [name for name in ON_CARDS if (run / f"{name}.parquet").is_file()]
-    files = [f"{table}.parquet" for table in tables]
-    bad = [name for name in files if not is_whole(run / name, unseal_parquet)]
-    bad += [] if (run / "optuna.db").is_file() else ["optuna.db"]
-    if bad or not repeats:
-        return bad
-    cells = {row["cell"] for row in read_table(run / "evaluations.parquet")}
-    models = [f"models/{cell}.{kind}" for cell in cells for kind in ("json", "safetensors")]
-    bad = [name for name in models if not (run / name).is_file()]
-    return bad + [
-        file for file, unseal in _of_encoders(run, noise) if not is_whole(run / file, unseal)
-    ]
-
-
-def _anything_to_evaluate(run: Location) -> bool:
-    """Whether a trial is COMPLETE; search.max_seconds may end a study before one is."""
-    try:
-        return any(row["state"] == "COMPLETE" for row in read_table(run / "trials.parquet"))
-    except InputError:  # damaged
-        return True
-
-
-def _of_encoders(run: Location, noise: bool) -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
-    """What encoders leave, those of the search the most, each with how it is unsealed."""
-    made = read_table(run / "encoders_made.parquet")
-    encoders = [row["encoder"] for row in made if row["repeat"] is None]
-    controls = ["random", "pixels"] if made else []
-    for name in [row["encoder"] for row in made] + controls:
-        yield f"features/{name}.npy", unseal_end
-    for name in encoders + controls if noise else ():
-        yield f"features/{name}.noise.parquet", unseal_parquet
-    for name in encoders:
-        yield f"reconstructions/{name}.npz", unseal_end
-    if encoders:
-        yield "reconstructions.parquet", unseal_parquet
-
-
 def is_whole(file: Location, unseal: Callable[[bytes], bytes]) -> bool:
     """Whether the file is there, and its own checksum right."""
     try:
@@ -394,53 +339,6 @@ def read_arrow(file: Location) -> pa.Table | None:
 def write_table(file: Location, rows: Iterable[Row], schema: pa.Schema) -> None:
     """Replace a parquet file; null stays null."""
     file.write_bytes(to_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
-
-
-def write_study(run: Location, study: Mapping[str, Any]) -> None:
-    """Replace ``study.yaml`` and its copy, each with its checksum in the first line."""
-    text = yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True)
-    content = seal_lines(text, *_YAML)
-    for name in (COPY, "study.yaml"):  # the copy first: it is never older
-        (run / name).write_bytes(content)
-
-
-def is_study(run: Location) -> bool:
-    """Whether there is a run at all: its ``study.yaml``, or the copy of it."""
-    return any((run / name).is_file() for name in ("study.yaml", COPY))
-
-
-def read_study(run: Location) -> dict[str, Any]:
-    """``study.yaml`` of a run; where it is gone or damaged, it is restored from its copy.
-
-    Raises:
-        InputError: there is no such run, or its file and the copy are torn.
-    """
-    if not is_study(run):
-        raise InputError(f"{run}: found no study.yaml, expected the folder of a run")
-    file = run / "study.yaml"
-    with suppress(FileNotFoundError, ValueError):
-        return _from_yaml(file.read_bytes())
-    try:
-        study = _from_yaml((run / COPY).read_bytes())
-    except (FileNotFoundError, ValueError):
-        raise InputError(
-            f"{file}: is damaged, expected the study's configuration as YAML; put back a copy "
-            f"of it, or begin anew under another --name"
-        ) from None
-    write_study(run, study)
-    return study
-
-
-def _from_yaml(content: bytes) -> dict[str, Any]:
-    unseal_lines(content, *_YAML)
-    try:
-        study = yaml.safe_load(content)
-    except yaml.YAMLError as error:
-        raise ValueError("is no YAML") from error
-    # Somebody else's file has no checksum: it is whole if its last key is there.
-    if not isinstance(study, dict) or not {"config", "failures"} <= study.keys():
-        raise ValueError("lacks config or failures")
-    return study
 
 
 def _is_segment(name: str) -> bool:

@@ -664,7 +664,8 @@ def trained_run(make_material: Callable[..., Any]) -> Path:
     """A run with one evaluated classifier, as a study leaves it."""
     from study.cells import Cell
     from study.evaluation import Repeat, evaluate, record
-    from study.records import Ledger, write_study
+    from study.records import Ledger
+    from study.study_file import write_study
 
     material = make_material(training={"max_epochs": 1})
     ledger, repeat = Ledger(material.run), Repeat(Cell("A", 100), 0, 1e-3)

@@ -25,14 +25,16 @@ from data.folders import find_images
 from data.packing import open_packed, pack_images
 from data.storage import InputError, Location
 from study.cells import cells_of
+from study.completeness import missing_or_damaged
 from study.config import Config, config_from
 from study.encoders import plan_encoder, read_card
 from study.evaluation import repeats_to_run
 from study.fitting import Checkpoint
 from study.material import Material
 from study.prediction import predict
-from study.records import Ledger, amiss, read_study
+from study.records import Ledger
 from study.search import StudySearch
+from study.study_file import read_study
 
 pytestmark = pytest.mark.timeout(600)
 CLOCKS = ("ended", "node")
@@ -228,11 +230,13 @@ def test_damaged_evaluations(run: Path, name: str, spoil: Spoil) -> None:
     ["trials.parquet", "predictions.parquet", "features/random.npy", "encoders_made.parquet"],
 )
 def test_a_finished_study_is_not_finished_while_a_record_is_damaged(run: Path, name: str) -> None:
-    assert amiss(Location(run), 1) == []
+    assert missing_or_damaged(Location(run), 1) == []
     flip(run / name)
-    assert amiss(Location(run), 1) == [name]
+    assert missing_or_damaged(Location(run), 1) == [name]
     (run / name).unlink()
-    assert amiss(Location(run), 1) == ([name] if name != "encoders_made.parquet" else [])
+    assert missing_or_damaged(Location(run), 1) == (
+        [name] if name != "encoders_made.parquet" else []
+    )
 
 
 def test_whole_records_leave_nothing_to_do(run: Path) -> None:

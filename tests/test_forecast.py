@@ -19,8 +19,9 @@ from study.config import Config, config_from
 from study.forecast import forecast, same_study
 from study.measured import Curve, Measured, Overhead, Took, read_measured
 from study.planning import Counts, encoder_key
-from study.records import EPOCHS, TRIALS, read_study, read_table, write_study, write_table
+from study.records import EPOCHS, TRIALS, read_table, write_table
 from study.simulation import Curves, Simulation, simulate
+from study.study_file import read_study, write_study
 
 COUNTS = Counts((6,) * 20, 20, 20)  # of the drawn images of `config_of`
 SECOND = 1.0

@@ -52,7 +52,8 @@ from study.quantisation import (
     quantise_run,
     weights_file,
 )
-from study.records import Ledger, Row, write_study, write_table
+from study.records import Ledger, Row, write_table
+from study.study_file import write_study
 
 MakeMaterial = Callable[..., Material]
 pytestmark = pytest.mark.usefixtures("no_png")

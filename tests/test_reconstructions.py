@@ -18,6 +18,7 @@ from data.module import Batches
 from data.sealing import unseal_end
 from data.storage import Location
 from study.cells import Cell
+from study.completeness import missing_or_damaged
 from study.encoders import EncoderPlan, load_objective, plan_encoder, pretrain
 from study.material import Material
 from study.reconstructions import (
@@ -28,7 +29,6 @@ from study.reconstructions import (
     reconstructions_file,
     write_reconstructions,
 )
-from study.records import amiss
 
 Make = Callable[..., Material]
 RECIPES: dict[str, dict[str, Any]] = {
@@ -239,7 +239,7 @@ def sorted_rows(file: Path) -> pd.DataFrame:
 
 
 def amiss_in(run: Path) -> list[str]:
-    return amiss(Location(run), 1, noise=True, int8=True)
+    return missing_or_damaged(Location(run), 1, noise=True, int8=True)
 
 
 def page(run: Path) -> str:

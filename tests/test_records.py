@@ -18,7 +18,9 @@ import yaml
 
 from data.sealing import MARK
 from data.storage import InputError, Location
-from study.records import TABLES, Ledger, amiss, is_study, read_study, read_table, write_study
+from study.completeness import missing_or_damaged
+from study.records import TABLES, Ledger, read_table
+from study.study_file import is_study, read_study, write_study
 
 CELL = {"cell": "A@10", "variant": "A", "label_ratio": 10}
 
@@ -463,10 +465,10 @@ def test_where_no_trial_is_complete_no_evaluation_is_missing(tmp_path: Path) -> 
     ledger.put("epochs", epoch(0, 1))
     ledger.save()
     (tmp_path / "optuna.db").touch()
-    assert amiss(Location(tmp_path), 3) == []
+    assert missing_or_damaged(Location(tmp_path), 3) == []
     ledger.put("trials", trial(1))
     ledger.save()
-    assert "evaluations.parquet" in amiss(Location(tmp_path), 3)
+    assert "evaluations.parquet" in missing_or_damaged(Location(tmp_path), 3)
 
 
 STUDY = {

@@ -29,6 +29,7 @@ from analysis.results import Results
 from data.storage import InputError, Location
 from study.cells import Cell
 from study.classifiers_kept import load_classifier
+from study.completeness import missing_or_damaged
 from study.config import config_from
 from study.encoders import EncoderPlan, plan_encoder, pretrain
 from study.evaluation import Repeat, evaluate, in_noise, noise_levels, record, repeats_to_run
@@ -36,7 +37,7 @@ from study.features import all_rows, cluster_in_noise, clusters_file, encode, ha
 from study.fitting import use_device
 from study.material import Material
 from study.noisy import NoisyBatches
-from study.records import Ledger, amiss, read_table
+from study.records import Ledger, read_table
 from study.seeds import seed_for
 from study.trial import train_classifier
 
@@ -277,8 +278,8 @@ def test_a_damaged_record_is_named(material: Material, evaluated: Ledger, tmp_pa
     with pytest.raises(InputError, match="delete it and resume, which runs its repeats") as caught:
         Ledger(Location(tmp_path))
     assert str(caught.value).startswith(f"{file}: is damaged (")
-    assert "robustness.parquet" in amiss(Location(tmp_path), 2, noise=True)
-    assert "robustness.parquet" not in amiss(Location(tmp_path), 2)
+    assert "robustness.parquet" in missing_or_damaged(Location(tmp_path), 2, noise=True)
+    assert "robustness.parquet" not in missing_or_damaged(Location(tmp_path), 2)
 
 
 def test_a_repeat_evaluated_anew_leaves_nothing_of_the_old_one(
