@@ -23,7 +23,7 @@ from analysis.load import Run
 from analysis.sentences import more_labels, statement
 from analysis.variants import cell_name, is_best, recipe_of
 from analysis.verdicts import HIGHER, LOWER
-from analysis.wording import counted, in_points, largest, listed, spaced, unbroken
+from analysis.wording import counted, in_points, largest, listed, spaced, unbroken, with_interval
 
 
 def answer(
@@ -130,7 +130,7 @@ def _other_encoders(differences: pd.DataFrame) -> list[str]:
             which = f"{spaced(most['contrast'])} at {most['label_ratio']:g} %"
             parts.append(
                 f"{listed(names)} {verb} test accuracy, most {which}, by "
-                f"{in_points(most, unsigned=True)}"
+                f"{in_points(most, sign=False)}"
             )
     others = len(set(rows["recipe"]) - named)
     if others:
@@ -145,9 +145,12 @@ def _levels(run: Run, table: pd.DataFrame) -> str:
     variant = best_variant(run, int(most))
     rows = known[known["variant"] == variant].set_index("label_ratio")
     text = f"With {_labels(rows.loc[most])} {variant}, by validation the best variant there, "
-    text += f"classifies {_accuracy(rows.loc[most])} of the test images correctly"
+    accuracy = {
+        ratio: with_interval(row, "test_acc", ".1f", 100, " %") for ratio, row in rows.iterrows()
+    }
+    text += f"classifies {accuracy[most]} of the test images correctly"
     if least != most and least in rows.index:
-        text += f"; with {_labels(rows.loc[least])}, {_accuracy(rows.loc[least])}"
+        text += f"; with {_labels(rows.loc[least])}, {accuracy[least]}"
     return f"{text}{_guessing(run)}."
 
 
@@ -203,11 +206,6 @@ def _chosen_recipes(table: pd.DataFrame) -> list[str]:
 def _labels(row: pd.Series) -> str:
     count = "" if pd.isna(row["labels"]) else f" ({row['labels']:,} images)"
     return f"{row.name:g} % labels{count}"
-
-
-def _accuracy(row: pd.Series) -> str:
-    value, low, high = (100 * row[f"test_acc{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def best_variant(run: Run, ratio: int) -> str:

@@ -10,10 +10,9 @@ import pandas as pd
 
 from analysis.page import Cell, Row
 from analysis.verdicts import HIGHER, LOWER
-from analysis.wording import minus, p_text
+from analysis.wording import NONE, interval, minus, p_text
 
 Values = Mapping[Any, Any]
-NONE = "–"
 
 
 def word(value: object, style: str = "t") -> Cell:
@@ -31,17 +30,12 @@ def value(row: Values, name: str, form: str, key: str, scale: float = 1.0) -> Ce
 
 
 def with_interval(row: Values, name: str, form: str, key: str, scale: float = 1.0) -> Cell:
-    """A number, and under it the interval of ``name_low`` and ``name_high``."""
+    """A number, and under it its interval."""
     cell = value(row, name, form, key, scale)
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    if not cell.key or low is None or pd.isna(low) or pd.isna(high):
+    if not cell.key:
         return cell
-    ends = f"{_end(low * scale, form)} to {_end(high * scale, form)}"
-    return Cell(cell.text, key=cell.key, small=minus(ends))
-
-
-def _end(number: float, form: str) -> str:
-    return "more" if number == float("inf") else format(number, form)
+    _, low, high = interval(row, name)
+    return replace(cell, small=minus(f"{low * scale:{form}} to {high * scale:{form}}"))
 
 
 def ratio(row: Values, key: str, labels: object = None) -> Cell:
@@ -61,8 +55,7 @@ def p_value(row: Values, name: str, key: str) -> Cell:
 
 def points(row: Values, key: str) -> Cell:
     """A difference in points, and under it its interval."""
-    ends = {"difference_low": row["low"], "difference_high": row["high"]}
-    return with_interval({**row, **ends}, "difference", "+.1f", key, 100)
+    return with_interval(row, "difference", "+.1f", key, 100)
 
 
 def verdict(verdict: str, higher: str = HIGHER, lower: str = LOWER) -> Cell:

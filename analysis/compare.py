@@ -30,8 +30,7 @@ from analysis.statistics import (
     score_cells,
     spread_of,
 )
-from analysis.wording import counted, p_text
-from analysis.wording import minus as minus_signs
+from analysis.wording import NONE, counted, p_text, with_interval
 
 _TEST_NAMES = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precision"}
 _TEST_NAMES |= {"recall": "macro recall", "loss": "loss"}
@@ -286,25 +285,13 @@ def _cut(value: object) -> str:
 
 
 def _texts(row: Mapping[Any, Any]) -> list[str]:
-    texts = [str(row["cell"]), *(_interval(row, name) for name in ("first", "second"))]
-    texts += [_difference_text(row)]
-    texts.append("–" if pd.isna(row["p_holm"]) else p_text(row["p_holm"]))
+    texts = [str(row["cell"]), *(with_interval(row, name) for name in ("first", "second"))]
+    texts.append(with_interval(row, "difference", "+.3f"))
+    texts.append(NONE if pd.isna(row["p_holm"]) else p_text(row["p_holm"]))
     return [*texts, " → ".join(_chosen_text(row, name) for name in ("first", "second"))]
 
 
 def _chosen_text(row: Mapping[Any, Any], name: str) -> str:
     value, recipe = row[f"{name}_val"], row[f"{name}_recipe"]
-    text = "–" if pd.isna(value) else f"{value:.3f}"
+    text = NONE if pd.isna(value) else f"{value:.3f}"
     return text if pd.isna(recipe) else f"{text} ({recipe})"
-
-
-def _difference_text(row: Mapping[Any, Any]) -> str:
-    ends = {"difference_low": row["low"], "difference_high": row["high"]}
-    return _interval({**row, **ends}, "difference", "+")
-
-
-def _interval(row: Mapping[Any, Any], name: str, sign: str = "") -> str:
-    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if pd.isna(value):
-        return "–"
-    return minus_signs(f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]")

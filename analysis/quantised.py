@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import Run, read_frame
-from analysis.wording import minus
+from analysis.wording import with_interval
 
 FILE = "quantised.parquet"
 BATCHES = (1, 64)  # images at once, that the time is taken of
@@ -102,13 +102,12 @@ _HEAD += ["points [95 %]", "agree"]
 
 
 def _texts(row: Mapping[Any, Any]) -> list[str]:
-    points = (f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high"))
     return [
         str(row["cell"]),
         " → ".join(f"{row[f'weights_bytes_{kind}'] / 1e6:.2f}" for kind in KINDS),
         *(" → ".join(_time(row, f"ms_{batch}_{kind}") for kind in KINDS) for batch in BATCHES),
         " → ".join(f"{row[f'test_acc_{kind}']:.3f}" for kind in KINDS),
-        minus("{} [{}, {}]".format(*points)),
+        with_interval(row, "difference", "+.1f", 100),
         f"{100 * row['agreement']:.1f} %",
     ]
 

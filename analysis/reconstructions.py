@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.load import Run
 from analysis.statistics import Draws, interval_columns, spread
-from analysis.wording import minus, unbroken
+from analysis.wording import interval, unbroken, unsigned, with_interval
 
 DENOISING = ("denoising", "denoising_variational")
 """Objectives that have noise on their input."""
@@ -148,7 +148,7 @@ def statements(table: pd.DataFrame, name: str) -> list[str]:
     if row is None:
         return []
     share = f"{100 * (row['salt'] + row['pepper']):g}"
-    loss = f"{row['loss']:.4f} {_interval(row, 'loss', '.4f')}"
+    loss = with_interval(row, "loss", ".4f")
     found = [
         f"From {row['n']:,} test images with {share} % noisy pixels, the autoencoder {name} gives "
         f"the clean image back with a mean squared error of {loss}, on pixel values from 0 to 1.",
@@ -160,18 +160,13 @@ def statements(table: pd.DataFrame, name: str) -> list[str]:
         found.append(f"It is {_against(row, 'minus_plain')} with the network that saw no noise.")
     if pd.notna(row["paper_loss"]):
         found.append(f"The paper reports {row['paper_loss']} for this network, on its own images.")
-    return [unbroken(minus(text)) for text in found]
+    return [unbroken(text) for text in found]
 
 
 def _against(row: Mapping[Any, Any], name: str) -> str:
     """``0.0366 [0.0350, 0.0380] less than``, with the 95 % interval."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    value, low, high = interval(row, name)
     if low <= 0 <= high:
-        return f"not surely more or less ({row[name]:+.4f} {_interval(row, name)}) than"
-    ends = sorted((abs(low), abs(high)))
-    word = "less" if row[name] < 0 else "more"
-    return f"{abs(row[name]):.4f} [{ends[0]:.4f}, {ends[1]:.4f}] {word} than"
-
-
-def _interval(row: Mapping[Any, Any], name: str, form: str = "+.4f") -> str:
-    return f"[{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
+        return f"not surely more or less ({with_interval(row, name, '+.4f')}) than"
+    size, least, most = unsigned(value, low, high)
+    return f"{size:.4f} [{least:.4f}, {most:.4f}] {'less' if value < 0 else 'more'} than"

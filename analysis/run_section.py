@@ -9,7 +9,7 @@ from analysis.leaderboard import METRIC_NAMES, first_line
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section, draw
 from analysis.shown import Shown
-from analysis.wording import percents
+from analysis.wording import NONE, percents
 
 
 def run_section(shown: Shown) -> Section:
@@ -39,17 +39,17 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     versions = run.study.get("versions") or {}
     return [
         ("Data", f"{data.get('root') or 'drawn by Mariposa'}, {data.get('image_size', '?')} px"),
-        ("Images", counts or "–"),
-        ("Data fingerprint", str(data.get("fingerprint", "–"))),
+        ("Images", counts or NONE),
+        ("Data fingerprint", str(data.get("fingerprint", NONE))),
         ("Labels", f"{percents(run.label_ratios)} of train, {tables.validation_note(run)}"),
         ("Search", f"{search.get('trials', '?')} trials a cell, by validation {metric}{_cut(run)}"),
         ("Repeats", str(tables.configured_repeats(run))),
-        ("Seed", str(config.get("seed", "–"))),
-        ("Started", str(run.study.get("started", "–"))),
-        ("Wall time", "–" if seconds is None else duration(float(seconds))),
-        ("Machine", str(run.study.get("machine", "–"))),
-        ("Commit", str(run.study.get("commit") or "–")),
-        ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items()) or "–"),
+        ("Seed", str(config.get("seed", NONE))),
+        ("Started", str(run.study.get("started", NONE))),
+        ("Wall time", NONE if seconds is None else duration(float(seconds))),
+        ("Machine", str(run.study.get("machine", NONE))),
+        ("Commit", str(run.study.get("commit") or NONE)),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items()) or NONE),
     ]
 
 
@@ -105,7 +105,7 @@ def _failures_grid(run: Run) -> Grid:
     rows = []
     for (cell, reason), ids in groups:
         count = Cell(f"{len(ids):,}", key=f"failures {cell} {reason}")
-        rows.append(Row([Cell(str(cell), "t"), count, Cell(str(reason) or "–", "long")]))
+        rows.append(Row([Cell(str(cell), "t"), count, Cell(str(reason) or NONE, "long")]))
     return Grid("Failed trials", ["<Cell", "Trials", "<Reason"], rows)
 
 

@@ -84,7 +84,7 @@ def reply(rows: pd.DataFrame, power: pd.DataFrame) -> str:
             parts.append(what_would_decide(power, largest(own)))
         elif verdict in (HIGHER, LOWER):
             each = [
-                f"at {row['label_ratio']:g} % labels by {in_points(row, unsigned=True)}"
+                f"at {row['label_ratio']:g} % labels by {in_points(row, sign=False)}"
                 for row in own.to_dict("records")
             ]
             parts.append(_REPLIES[verdict].format(", ".join(each)))
@@ -106,7 +106,7 @@ def _most(rows: pd.DataFrame, verdict: str) -> str:
         return ""
     most = largest(rows)
     extent = "by" if len(rows) == 1 else f"most at {most['label_ratio']:g} %, by"
-    return f", {extent} {in_points(most, unsigned=True)}"
+    return f", {extent} {in_points(most, sign=False)}"
 
 
 def _not_decided(rows: pd.DataFrame) -> str:

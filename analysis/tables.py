@@ -18,6 +18,7 @@ from analysis.statistics import (
     score_cells,
 )
 from analysis.variants import is_best
+from analysis.wording import NONE, with_interval
 
 TEST_COLUMNS = interval_columns(f"test_{name}" for name in METRICS)
 SPENT = ["trials", "search_epochs", "search_seconds", "final_epochs", "final_seconds"]
@@ -221,18 +222,12 @@ def readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     for row in frame.to_dict("records"):
         recipe = f" ({row['recipe']})" if isinstance(row["recipe"], str) else ""
         cells = [f"{row['variant']}{recipe}", f"{row['label_ratio']:g} %"]
-        cells += ["–" if pd.isna(row[k]) else f"{row[k]}" for k in ("labels", "n", "repeats")]
-        cells.append("–" if pd.isna(row["lr"]) else f"{row['lr']:.1e}")
+        cells += [NONE if pd.isna(row[k]) else f"{row[k]}" for k in ("labels", "n", "repeats")]
+        cells.append(NONE if pd.isna(row["lr"]) else f"{row['lr']:.1e}")
         cells.append(f"{row['search_epochs']:,} + {row['final_epochs']:,}")
         cells += [with_interval(row, f"test_{name}") for name in METRICS]
         rows.append([*cells, "" if pd.isna(row["reason"]) else str(row["reason"])])
     return head, rows
-
-
-def with_interval(row: Mapping[Any, Any], name: str) -> str:
-    """``0.512 [0.471, 0.553]``, or a dash where there is no value."""
-    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    return "–" if pd.isna(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _escape_markdown(text: str) -> str:
@@ -243,7 +238,7 @@ def _escape_markdown(text: str) -> str:
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
-_LATEX |= {"–": "--", "−": "$-$", "<": r"\textless{}", ">": r"\textgreater{}"}
+_LATEX |= {NONE: "--", "−": "$-$", "<": r"\textless{}", ">": r"\textgreater{}"}
 
 
 def _escape_latex(text: str) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import pandas as pd  # slow to import, and a command's one line needs none
+
+Row: TypeAlias = "Mapping[Any, Any] | pd.Series"
+NONE = "–"
+"""What is shown in place of a missing value."""
 
 
 def percents(ratios: Sequence[int] | pd.Series) -> str:
@@ -47,19 +52,42 @@ def unbroken(text: str) -> str:
     return re.sub(r"(?<=\d) (?=points?\b)", "\xa0", text)
 
 
-def in_points(row: Any, unsigned: bool = False) -> str:
-    """A difference with its interval.
+def interval(row: Row, name: str) -> tuple[float, float, float]:
+    """A value of a row, and the ends of its interval: of a ``difference`` ``low`` and ``high``, of
+    any other ``NAME_low`` and ``NAME_high``.
+    """
+    low, high = ("low", "high") if name == "difference" else (f"{name}_low", f"{name}_high")
+    return row[name], row[low], row[high]
+
+
+def unsigned(value: float, low: float, high: float) -> tuple[float, float, float]:
+    """The size of a difference with its interval, where words say which way it goes."""
+    return (-value, -high, -low) if value < 0 else (value, low, high)
+
+
+def with_interval(row: Row, name: str, form: str = ".3f", scale: float = 1, unit: str = "") -> str:
+    """``0.512 [0.471, 0.553]``, ``51.2 % [47.1, 55.3]``; a dash where there is no value.
 
     Args:
-        unsigned: the words before it say which way it goes.
+        form: of each number, as `format` takes it.
+        scale: what each number is multiplied by.
+        unit: what follows the value.
     """
-    ends = [100 * row[name] for name in ("difference", "low", "high")]
-    if not unsigned:
-        value, low, high = (f"{end:+.1f}" for end in ends)
-    else:
-        sign = -1.0 if ends[0] < 0 else 1.0
-        value, *rest = (sign * end for end in ends)
-        value, (low, high) = f"{value:.1f}", (f"{end:.1f}" for end in sorted(rest))
+    if math.isnan(row[name]):
+        return NONE
+    value, low, high = (format(scale * each, form) for each in interval(row, name))
+    return minus(f"{value}{unit} [{low}, {high}]")
+
+
+def in_points(row: Row, sign: bool = True) -> str:
+    """A difference: ``+3.0 points [95 % interval +1.2 to +4.8]``.
+
+    Args:
+        sign: whether to show it; not, where the words say which way the difference goes.
+    """
+    ends = interval(row, "difference")
+    form = "+.1f" if sign else ".1f"
+    value, low, high = (format(100 * each, form) for each in (ends if sign else unsigned(*ends)))
     return minus(f"{value} points [95 % interval {low} to {high}]")
 
 
