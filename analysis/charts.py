@@ -15,6 +15,7 @@ from analysis.drawing import variant_name, variant_styles
 from analysis.leaderboard import METRIC_NAMES, first_line, leaderboard, winners
 from analysis.load import Run
 from analysis.statistics import METRICS, interval_columns
+from analysis.tables import with_results
 from analysis.thumbnails import MOST, SIZE, Thumbnails
 
 Data = dict[str, Any]
@@ -26,7 +27,7 @@ def efficiency(table: pd.DataFrame) -> Data:
     Args:
         table: Table I.
     """
-    known = table[table["test_acc"].notna() & table["labels"].notna()]
+    known = with_results(table)
     lines = []
     for variant, rows in known.groupby("variant"):
         points = {"ratio": rows["label_ratio"].tolist(), "labels": rows["labels"].tolist()}

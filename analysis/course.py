@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.load import Run, cut_short
+from analysis.load import Run, stopped_by_rung
 
 UNKNOWN = "node not recorded"
 KINDS = ("encoders", "search", "evaluation")
@@ -46,8 +46,8 @@ def savings(trials: pd.DataFrame, max_epochs: int) -> Savings:
         trials: as ``trials.parquet``.
         max_epochs: ``training.max_epochs``.
     """
-    ended = trials[trials["state"].isin(["COMPLETE", "PRUNED"]) & ~cut_short(trials)]
-    stopped = ended[ended["state"] == "PRUNED"]
+    by_rung = stopped_by_rung(trials)
+    stopped, ended = trials[by_rung], trials[by_rung | (trials["state"] == "COMPLETE")]
     left = (max_epochs - stopped["epochs"]).clip(lower=0)
     trained = int(ended["epochs"].sum())
     return Savings(len(ended), len(stopped), trained, int(left.sum()))

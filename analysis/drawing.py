@@ -47,6 +47,8 @@ RECIPE_COLOURS = {
     "C": ("#cf5291", "#b13e06", "#ee656e", "#8c556e", "#a66d59", "#b7325b", "#bc819a"),
 }
 RECIPE_MARKERS = ("P", "X", "v", "<", ">", "*")
+SPECIES_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
+SPECIES_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
 
 # Of other scripts, those that are installed. In SVG the text is text, and the browser finds a font.
 OTHER_FONTS = ["Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans"]
@@ -57,6 +59,7 @@ _STYLE: Any = {
     "font.size": 8.5,
     "text.color": INK,
     "text.parse_math": False,  # a species may be named $x$
+    "axes.facecolor": "none",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
@@ -89,17 +92,29 @@ def drawing(width: float, height: float) -> Iterator[Figure]:
         yield figure
 
 
-def plain_axes(figure: Figure, place: Any = 111) -> Axes:
-    """Axes without a background; ``place`` as `Figure.add_subplot` takes it."""
-    axes = figure.add_subplot(place)
-    axes.patch.set_alpha(0)
-    return axes
-
-
 def horizontal_grid(axes: Axes) -> None:
     """Faint lines behind the data."""
     axes.grid(axis="y")
     axes.set_axisbelow(True)
+
+
+def panel_shape(count: int) -> tuple[int, int]:
+    """The rows and columns of so many panels: at most three in a row."""
+    across = min(3, count)
+    return -(-count // across), across
+
+
+def panels(figure: Figure, count: int, shared: bool = False) -> list[Axes]:
+    """So many axes, row by row.
+
+    Args:
+        shared: they have the same scales.
+    """
+    shape = panel_shape(count)
+    many = figure.subplots(*shape, sharex=shared, sharey=shared, squeeze=False).ravel()
+    for axes in many[count:]:
+        axes.remove()
+    return list(many[:count])
 
 
 def cell_grid(
@@ -111,7 +126,6 @@ def cell_grid(
     for row, variant in enumerate(variants):
         for column, ratio in enumerate(ratios):
             axes = many[row, column]
-            axes.patch.set_alpha(0)
             horizontal_grid(axes)
             axes.tick_params(length=2)
             axes.set_title(f"{variant} @ {ratio:g} %")
@@ -137,6 +151,12 @@ def variant_styles(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
             marker = RECIPE_MARKERS[place % len(RECIPE_MARKERS)]
         found[variant] = (colour, marker)
     return found
+
+
+def species_style(number: int) -> tuple[str, str]:
+    """The colour and marker of a species, or of a cluster, by its place in their order."""
+    place, number = divmod(number, len(SPECIES_COLOURS))
+    return SPECIES_COLOURS[number], SPECIES_MARKERS[place % len(SPECIES_MARKERS)]
 
 
 def variant_name(variant: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import charts, figures
+from analysis import charts, figures_results
 from analysis.cells import encoder_name, grouped, ratio, value, with_interval, word
 from analysis.latents import CLUSTER_METRICS
 from analysis.page import Cell, Grid, Row, Section, draw
@@ -37,7 +37,7 @@ def encoders_section(shown: Shown) -> Section | None:
                 " Of instance, the training loss is that of telling an image from all others, the "
                 "validation loss from those of its batch: their distance means nothing."
             )
-        figure = figures.autoencoder_loss(curves, shown.run.encoders_made)
+        figure = figures_results.autoencoder_loss(curves, shown.run.encoders_made)
         section.figure(draw("fig1_autoencoder_loss", caption, figure, "26rem"))
     return section
 
@@ -123,14 +123,14 @@ def latent_section(shown: Shown) -> Section | None:
 
 def _add_maps(section: Section, points: pd.DataFrame, encoder: str) -> None:
     caption = f"The map of {encoder} by species (the paper’s Fig. 2)."
-    figure = figures.latent_map(points, "species")
+    figure = figures_results.latent_map(points, "species")
     section.figure(draw("fig2_tsne_species", caption, figure, stands_in=True))
     caption = (
         f"The same map by cluster (the paper’s Fig. 5). K-means with k = "
         f"{points['species'].nunique()} on the latent components, not on the plane; "
         "colours have nothing to do with those above."
     )
-    figure = figures.latent_map(points, "cluster")
+    figure = figures_results.latent_map(points, "cluster")
     section.figure(draw("fig5_kmeans", caption, figure, stands_in=True))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import figures
+from analysis import figures_errors
 from analysis.errors import calibration, calibration_error
 from analysis.page import Section, draw, keyed
 from analysis.shown import Shown
@@ -26,7 +26,7 @@ def errors_section(shown: Shown) -> Section | None:
         f"images, over {counted(rows['repeat'].nunique(), 'repeat')}."
     )
     caption = "What each species’ test images are called, in percent; under 10 % is left out."
-    section.figure(draw("confusion", caption, figures.confusion(rows, run.species)))
+    section.figure(draw("confusion", caption, figures_errors.confusion(rows, run.species)))
     if len(shown.confused):
         section.heading("Most often confused")
         section.note(
@@ -64,4 +64,4 @@ def _add_calibration(section: Section, rows: pd.DataFrame) -> None:
         "Share of right predictions against the probability that was given, all repeats together; "
         "red: the distance to being calibrated. Below, how many predictions there are."
     )
-    section.figure(draw("reliability", caption, figures.reliability(table), "auto"))
+    section.figure(draw("reliability", caption, figures_errors.reliability(table), "auto"))

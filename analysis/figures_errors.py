@@ -21,7 +21,6 @@ from analysis.drawing import (
     RED,
     drawing,
     horizontal_grid,
-    plain_axes,
     shorten,
 )
 from analysis.errors import calibration_error
@@ -40,7 +39,7 @@ def confusion(predictions: pd.DataFrame, species: Sequence[str]) -> Figure:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(4.0, 1.9 + 0.23 * len(species))
     with drawing(side + 0.7, side) as figure:
-        axes = plain_axes(figure)
+        axes = figure.add_subplot()
         blues = LinearSegmentedColormap.from_list("blues", [(BLUE, 0.12), (BLUE, 1.0)])
         image = np.ma.masked_equal(share, 0)
         mesh = axes.pcolormesh(image, cmap=blues, vmin=0, vmax=1, edgecolor="none")
@@ -133,7 +132,6 @@ def reliability(table: pd.DataFrame) -> Figure:
             color=BLUE,
         )
         for axes in (above, below):
-            axes.patch.set_alpha(0)
             horizontal_grid(axes)
         below.set(xlabel="probability of what was said", ylabel="predictions")
     return figure

@@ -11,11 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.drawing import drawing
-from analysis.figures_results import (
-    SPECIES_COLOURS,
-    SPECIES_MARKERS,
-)
+from analysis.drawing import drawing, species_style
 
 INCHES = 0.72  # of a picture's side
 MOST_PIXELS = 64  # of a picture's side; a page with larger ones would not fit into a mail
@@ -55,7 +51,6 @@ def samples(named: Mapping[str, np.ndarray]) -> Figure:
 
 def _picture_axes(figure: Figure, columns: int, rows: int) -> Axes:
     axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
     axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal", xticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -92,11 +87,9 @@ def maps(points: Mapping[str, pd.DataFrame], notes: Mapping[str, str]) -> Figure
 
 def _map(axes: Axes, points: pd.DataFrame, by: str) -> None:
     for number, (_, rows) in enumerate(points.groupby(by, sort=True)):
-        colour = SPECIES_COLOURS[number % len(SPECIES_COLOURS)]
-        marker = SPECIES_MARKERS[number // len(SPECIES_COLOURS) % len(SPECIES_MARKERS)]
+        colour, marker = species_style(number)
         style: Any = {"ms": 2.2, "mew": 0, "alpha": 0.8, "color": colour, "rasterized": True}
         axes.plot(rows["x"], rows["y"], marker, **style)
-    axes.patch.set_alpha(0)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set_visible(False)

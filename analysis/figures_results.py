@@ -15,22 +15,18 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.drawing import (
     BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PINK,
     RED,
-    SKY,
     drawing,
     horizontal_grid,
-    plain_axes,
+    panel_shape,
+    panels,
     shorten,
+    species_style,
     variant_name,
     variant_styles,
 )
+from analysis.tables import with_results
 
-SPECIES_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
-SPECIES_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
 _MOST_POINTS = 6000  # of a map as shapes; more are an image
 
 
@@ -42,9 +38,9 @@ def label_efficiency(table: pd.DataFrame) -> Figure:
     Args:
         table: Table I.
     """
-    known = table[table["test_acc"].notna() & table["labels"].notna()]
+    known = with_results(table)
     with drawing(5.8, 3.8) as figure:
-        axes = plain_axes(figure)
+        axes = figure.add_subplot()
         styles = variant_styles(known["variant"].unique())
         several = known["label_ratio"].nunique() > 1
         apart = (known["labels"].max() / known["labels"].min()) ** 0.009 if several else 1.03
@@ -83,25 +79,21 @@ def autoencoder_loss(curves: pd.DataFrame, made: pd.DataFrame | None = None) -> 
         curves: as ``encoder_epochs.parquet``.
         made: as ``encoders_made.parquet``; without it, all are taken for autoencoders.
     """
-    panels = _recipes(curves, made)
-    across = min(_MOST_ACROSS, len(panels))
-    down = -(-len(panels) // across)
+    recipes = _recipes(curves, made)
+    down, across = panel_shape(len(recipes))
     width = 6.4 if across == 1 else 0.6 + 2.9 * across
     with drawing(width, 0.5 + 2.6 * down) as figure:
-        many = figure.subplots(down, across, squeeze=False).ravel()
-        for axes, (name, unit, rows) in zip(many, panels, strict=False):
+        many = panels(figure, len(recipes))
+        for axes, (name, unit, rows) in zip(many, recipes, strict=True):
             _loss_lines(axes, rows)
             axes.set_ylabel(unit)
-            axes.set_title(name if len(panels) > 1 else "")
-        for axes in many[len(panels) :]:
-            axes.remove()
+            axes.set_title(name if len(recipes) > 1 else "")
         for colour, style, name in _LOSS_LINES:
             many[0].plot([], [], color=colour, ls=style, label=name)
         figure.legend(loc="outside upper right", ncols=2)
     return figure
 
 
-_MOST_ACROSS = 3
 _LOSS_LINES: Any = ((BLUE, "-", "training images"), (RED, (0, (4, 2)), "validation images"))
 _NATS = "−ELBO, nats per image"
 _UNITS = {"variational": _NATS, "denoising_variational": _NATS}
@@ -134,7 +126,6 @@ def _loss_lines(axes: Axes, curves: pd.DataFrame) -> None:
             ("train_loss", "valid_loss"), _LOSS_LINES, strict=True
         ):
             axes.plot(rows["epoch"], rows[column], color=colour, lw=1.2, ls=style, **point)
-    axes.patch.set_alpha(0)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not (curves[["train_loss", "valid_loss"]] < 0).any(axis=None):
@@ -154,11 +145,10 @@ def latent_map(points: pd.DataFrame, by: str) -> Figure:
     labels: list[str] = []
     many = len(points) > _MOST_POINTS
     with drawing(7.2, max(4.2, 0.6 + 0.19 * len(names))) as figure:
-        axes = plain_axes(figure)
+        axes = figure.add_subplot()
         for number, name in enumerate(names):
             rows = points[points[by] == name]
-            colour = SPECIES_COLOURS[number % len(SPECIES_COLOURS)]
-            marker = SPECIES_MARKERS[number // len(SPECIES_COLOURS) % len(SPECIES_MARKERS)]
+            colour, marker = species_style(number)
             style: Any = {"ms": 3.2, "mew": 0, "alpha": 0.8, "color": colour}
             handles += axes.plot(rows["x"], rows["y"], marker, rasterized=many, **style)
             labels.append(shorten(str(name)) if by == "species" else f"cluster {name + 1}")

@@ -20,14 +20,14 @@ from analysis.drawing import (
     SKY,
     drawing,
     horizontal_grid,
-    plain_axes,
+    panel_shape,
+    panels,
     shorten,
     variant_name,
     variant_styles,
 )
 from analysis.load import CONTROLS
 
-MOST_ACROSS = 3  # panels in a row
 _ENCODER_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY)
 _ENCODER_MARKERS = ("o", "^", "D", "s", "v", "P")
 
@@ -39,17 +39,13 @@ def accuracy_in_noise(table: pd.DataFrame) -> Figure:
         table: what `robustness_table` gives.
     """
     ratios = sorted(table["label_ratio"].unique())
-    across = min(MOST_ACROSS, len(ratios))
-    down = -(-len(ratios) // across)
+    down, across = panel_shape(len(ratios))
     styles = variant_styles(sorted(table["variant"].unique()))
     with drawing(max(5.0, 1.0 + 2.3 * across), 1.5 + 2.2 * down) as figure:
-        many = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, ratio in zip(many, ratios, strict=False):
-            axes.patch.set_alpha(0)
+        many = panels(figure, len(ratios), shared=True)
+        for axes, ratio in zip(many, ratios, strict=True):
             axes.set_title(f"{ratio:g} % labels")
             _lines(axes, table[table["label_ratio"] == ratio], "variant", "test_acc", styles)
-        for axes in many[len(ratios) :]:
-            axes.remove()
         many[0].set_ylim(bottom=0)  # now: it ends the search for limits that hold all panels
         figure.supxlabel("noisy pixels (%)", fontsize=8.5)
         figure.supylabel("test accuracy", fontsize=8.5)
@@ -73,7 +69,7 @@ def clusters_in_noise(table: pd.DataFrame) -> Figure:
     styles |= {"random": (GREY, "X"), "pixels": (GREY, "*")}
     dashes: dict[str, Any] = {"random": (0, (4, 2)), "pixels": (0, (1, 1.5))}
     with drawing(5.8, 3.6) as figure:
-        axes = plain_axes(figure)
+        axes = figure.add_subplot()
         _lines(axes, table, "encoder", "nmi", styles)
         for line in axes.get_lines():
             name = str(line.get_label())

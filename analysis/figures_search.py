@@ -33,12 +33,11 @@ from analysis.drawing import (
     cell_grid_size,
     drawing,
     horizontal_grid,
-    plain_axes,
     shorten,
     variant_styles,
 )
 from analysis.leaderboard import METRIC_NAMES
-from analysis.load import cut_short
+from analysis.load import cut_short, stopped_by_rung
 
 _MOST_CURVES = 60  # a cell; more cannot be told apart, and make a page heavy
 _MOST_POINTS = 100  # a cell and kind as shapes; more are an image
@@ -152,21 +151,25 @@ class _Fate:
         return Line2D([], [], label=self.name, **self.style)
 
 
+_FATES = {
+    "PRUNED": _Fate("stopped", "v", ORANGE, 3.6, False),
+    "COMPLETE": _Fate("complete", "o", BLUE, 3.6, True),
+    "FAIL": _Fate("failed", "x", RED, 4.0, True),
+}
+
+
 def _fates(trials: pd.DataFrame, rungs: Sequence[int]) -> list[tuple[_Fate, pd.DataFrame]]:
     """Trials by how they ended: at each rung, by themselves, or by an error."""
-    late = cut_short(trials)
-    stopped = trials[(trials["state"] == "PRUNED") & ~late]
+    stopped = trials[stopped_by_rung(trials)]
     at = np.searchsorted(np.asarray(rungs), stopped["epochs"], side="right")
     found = []
     for number in range(len(rungs) + 1):
         name = f"stopped at epoch {rungs[number - 1]}" if number else "stopped early"
         size = 2.6 + 2.4 * number / max(len(rungs), 1)
         found.append((_Fate(name, "v", ORANGE, size, False), stopped[at == number]))
-    found.append((_Fate("out of time", "s", GREY, 3.4, False), trials[late]))
-    ends = (("COMPLETE", "complete", "o", BLUE, 3.6), ("FAIL", "failed", "x", RED, 4.0))
-    for state, name, marker, colour, size in ends:
-        fate = _Fate(name, marker, colour, size, True)
-        found.append((fate, trials[trials["state"] == state]))
+    found.append((_Fate("out of time", "s", GREY, 3.4, False), trials[cut_short(trials)]))
+    for state in ("COMPLETE", "FAIL"):
+        found.append((_FATES[state], trials[trials["state"] == state]))
     return found
 
 
@@ -216,8 +219,6 @@ def rungs_over_time(
         _epochs_saved(below, known, trials, max_epochs)
         above.set(ylabel="epoch of the trial", xlim=(0, None), ylim=(0, None))
         below.set(xlabel=f"{name} since the search began", ylabel="epochs of all", ylim=(0, None))
-        for axes in (above, below):
-            axes.patch.set_alpha(0)
         figure.legend(handles=_line_handles(trials, rungs), loc="outside upper left", ncols=4)
     return figure
 
@@ -243,27 +244,20 @@ def _trial_lines(
     many = len(lines) > _MOST_LINES
     drawn = LineCollection(lines, colors=GREY, linewidths=0.8, alpha=0.7, rasterized=many)
     axes.add_collection(drawn)
-    for state, (marker, colour, filled) in _ENDS.items():
+    for state, fate in _FATES.items():
         ends = last[states.reindex(last.index) == state]
-        face = colour if filled else "none"
-        style: Any = {"ms": 3.2, "mew": 0.8, "mfc": face, "color": colour, "rasterized": many}
-        axes.plot(ends["ended"], ends["epoch"], marker, **style)
+        axes.plot(ends["ended"], ends["epoch"], rasterized=many, **fate.style)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.autoscale_view()
 
 
 _MOST_LINES = 2000  # of trials as shapes; more are an image
 _MOST_STEPS = 1500  # of a curve; more cannot be seen
-_ENDS = {"PRUNED": ("v", ORANGE, False), "COMPLETE": ("o", BLUE, True), "FAIL": ("x", RED, True)}
-_ENDED = {"PRUNED": "stopped", "COMPLETE": "complete", "FAIL": "failed"}
 
 
 def _line_handles(trials: pd.DataFrame, rungs: Sequence[int]) -> list[Line2D]:
-    handles = []
-    for state, (marker, colour, filled) in _ENDS.items():
-        if (trials["state"] == state).any():
-            style = _Fate(_ENDED[state], marker, colour, 4.0, filled)
-            handles.append(style.handle())
+    states = set(trials["state"])
+    handles = [fate.handle() for state, fate in _FATES.items() if state in states]
     if rungs:
         handles.append(Line2D([], [], color=GREY, lw=0.8, ls=(0, (4, 3)), label="rung"))
     return handles
@@ -272,7 +266,7 @@ def _line_handles(trials: pd.DataFrame, rungs: Sequence[int]) -> list[Line2D]:
 def _epochs_saved(axes: Axes, epochs: pd.DataFrame, trials: pd.DataFrame, max_epochs: int) -> None:
     ended = epochs["ended"].to_numpy()
     trained = np.arange(1, len(ended) + 1)
-    stopped = trials.loc[(trials["state"] == "PRUNED") & ~cut_short(trials), "trial_id"]
+    stopped = trials.loc[stopped_by_rung(trials), "trial_id"]
     last = epochs.drop_duplicates("trial_id", keep="last")
     left = (max_epochs - last["epoch"]).where(last["trial_id"].isin(stopped), 0).clip(lower=0)
     saved = left.reindex(epochs.index, fill_value=0).to_numpy().cumsum()
@@ -299,7 +293,7 @@ def importance(shares: pd.DataFrame) -> Figure:
         shares: as `analysis.importance.Importance.shares`.
     """
     with drawing(5.6, 0.8 + 0.3 * max(len(shares), 1)) as figure:
-        axes = plain_axes(figure)
+        axes = figure.add_subplot()
         colours = [SKY if "×" in name else BLUE for name in shares["factors"]]
         bars = axes.barh(shares["factors"], 100 * shares["share"].astype(float), color=colours)
         axes.bar_label(bars, [_percent(share) for share in shares["share"]], padding=3)
@@ -343,7 +337,6 @@ def occupancy(work: pd.DataFrame) -> Figure:
             mean = sum(part.mean() for part in parts.values())
             axes.set_title(f"{shorten(node, 60)}: {mean:.2f} on average")
         for axes in many[:, 0]:
-            axes.patch.set_alpha(0)
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         figure.supylabel("epochs at the same time", fontsize=8.5)
         many[-1, 0].set_xlabel(f"{name} since the study began")

@@ -350,6 +350,11 @@ def cut_short(trials: pd.DataFrame) -> pd.Series:
     return (trials["state"] == "PRUNED") & trials["error"].notna()
 
 
+def stopped_by_rung(trials: pd.DataFrame) -> pd.Series:
+    """Which trials ASHA stopped: PRUNED, and not by the clock."""
+    return (trials["state"] == "PRUNED") & ~cut_short(trials)
+
+
 CAPPED = ".capped"
 """In a run whose search ``search.max_seconds`` ended: the trials a cell that were asked for."""
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures, figures_reconstructions
+from analysis import figures_reconstructions
 from analysis.cells import with_interval, word
+from analysis.figures_results import autoencoder_loss
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section, draw
 from analysis.reconstructions import (
@@ -123,7 +124,7 @@ def picture_rows(run: Run, names: dict[str, str]) -> list[tuple[str, np.ndarray]
 
 
 def _add_curves(section: Section, run: Run, curves: pd.DataFrame) -> None:
-    figure = figures.autoencoder_loss(curves, run.encoders_made)
+    figure = autoencoder_loss(curves, run.encoders_made)
     caption = (
         "Loss of the encoders that are trained on noise, against epochs of pretraining (the "
         "paper’s Fig. 3). The epoch with the best validation loss is kept."

@@ -10,7 +10,8 @@ from typing import Any
 
 from analysis import page, tables
 from analysis.caveats import caveats
-from analysis.figures import confused_pairs, to_png, to_svg
+from analysis.drawing import to_png, to_svg
+from analysis.figures_errors import confused_pairs
 from analysis.load import Run, load
 from analysis.results import Results
 from analysis.sections import SECTIONS, headline

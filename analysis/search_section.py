@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from analysis import charts, course, figures, tables
+from analysis import charts, course, figures_search, tables
 from analysis.cells import value, word
 from analysis.importance import ENOUGH, importance
 from analysis.leaderboard import METRIC_NAMES, epochs, leaderboard, trial_name, winners
@@ -64,7 +64,7 @@ def _add_lr(section: Section, shown: Shown) -> None:
         "range was too narrow there."
     )
     shape = (run.metric, run.variants, run.label_ratios)
-    figure = figures.lr_search(
+    figure = figures_search.lr_search(
         run.trials, tables.chosen_lrs(run), *shape, run.config["search"]["lr"], course.rungs(run)
     )
     section.figure(draw("lr_search", caption, figure, "44rem", stands_in=True))
@@ -81,7 +81,7 @@ def _add_curves(section: Section, shown: Shown) -> None:
     chosen = {str(k): str(v) for k, v in shown.results.winners["trial_id"].items()}
     shape = (run.metric, run.variants, run.label_ratios)
     section.heading("Learning curves")
-    figure = figures.learning_curves(run.epochs, chosen, *shape)
+    figure = figures_search.learning_curves(run.epochs, chosen, *shape)
     section.figure(draw("learning_curves", caption, figure, "44rem"))
 
 
@@ -104,7 +104,7 @@ def _add_rungs(section: Section, run: Run) -> None:
         "ASHA judged. Below, the epochs that this took; the area is what it saved, at most: "
         "without rungs, patience would have ended some trials as well."
     )
-    figure = figures.rungs_over_time(run.epochs, run.trials, rungs, most)
+    figure = figures_search.rungs_over_time(run.epochs, run.trials, rungs, most)
     section.figure(draw("rungs_over_time", caption, figure, "40rem"))
 
 
@@ -124,4 +124,4 @@ def _add_importance(section: Section, run: Run) -> None:
         "forest."
     )
     section.note(text.format(explained, ""))
-    section.figure(draw("importance", caption, figures.importance(found.shares), "auto"))
+    section.figure(draw("importance", caption, figures_search.importance(found.shares), "auto"))

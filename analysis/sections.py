@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from analysis import figures, tables
+from analysis import tables
 from analysis.efficiency_section import efficiency_section
 from analysis.encoder_sections import encoders_section, latent_section
 from analysis.error_section import errors_section
+from analysis.figures_results import label_efficiency
 from analysis.page import Picture, Section, draw
 from analysis.quantised_section import quantised_section
 from analysis.reconstruction_section import reconstruction_section
@@ -35,11 +36,11 @@ SECTIONS: tuple[Callable[[Shown], Section | None], ...] = (
 def headline(shown: Shown) -> Picture | None:
     """The picture beside the answer; None before there is a test result."""
     table = shown.results.table
-    if table.empty or not (table["test_acc"].notna() & table["labels"].notna()).any():
+    if tables.with_results(table).empty:
         return None
     caption = (
         "Test accuracy against labelled training images. Bars: 95 % intervals. "
         "Bars that overlap do not mean that there is no difference: see Differences. "
         f"Counted are training labels, {tables.validation_note(shown.run)}."
     )
-    return draw("label_efficiency", caption, figures.label_efficiency(table), "27rem")
+    return draw("label_efficiency", caption, label_efficiency(table), "27rem")

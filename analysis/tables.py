@@ -77,6 +77,11 @@ def table_i(run: Run, scored: tuple[Mapping[str, CellScores], Draws] | None = No
     )
 
 
+def with_results(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of Table I that have a test result, and a known number of labels."""
+    return table[table["test_acc"].notna() & table["labels"].notna()]
+
+
 def spent(run: Run, cell: str) -> dict[str, float]:
     """`SPENT`: seconds are of one training's own time, summed over those that ran side by side."""
     trials = run.trials[run.trials["cell"] == cell]

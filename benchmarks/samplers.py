@@ -37,7 +37,7 @@ from curves import EPOCHS, LRS, Curves
 from record import RESULTS, write_result
 
 import study.samplers
-from analysis.drawing import BLUE, GREEN, GREY, ORANGE, RED, drawing, horizontal_grid, plain_axes
+from analysis.drawing import BLUE, GREEN, GREY, ORANGE, RED, drawing, horizontal_grid
 from data.storage import Location
 from study.cells import Cell, trial_number
 from study.choosing import winner
@@ -221,7 +221,7 @@ def draw(compared: list[Compared], trials: int) -> None:
     """Mean regret against epochs, a panel a scheduler, with the mean's 95 % band."""
     with drawing(7.2, 3.0) as figure:
         for place, scheduler in ((121, "asha"), (122, "none")):
-            axes = plain_axes(figure, place)
+            axes = figure.add_subplot(place)
             horizontal_grid(axes)
             for one in compared:
                 if one.method[1] == scheduler and one.method[0] in COLOURS:

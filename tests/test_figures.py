@@ -13,7 +13,16 @@ import pytest
 from matplotlib.figure import Figure
 from records_example import write_run
 
-from analysis import course, drawing, errors, figures, load, tables
+from analysis import (
+    course,
+    drawing,
+    errors,
+    figures_errors,
+    figures_results,
+    figures_search,
+    load,
+    tables,
+)
 from analysis.figures_search import _fates
 from analysis.importance import importance
 from analysis.leaderboard import winners
@@ -38,13 +47,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def _texts(figure: Figure) -> list[str]:
     """What the SVG shows, which must be well-formed."""
-    tree = ElementTree.fromstring(figures.to_svg(figure))
+    tree = ElementTree.fromstring(drawing.to_svg(figure))
     return ["".join(each.itertext()).strip() for each in tree.iter() if each.tag.endswith("}text")]
 
 
 def test_label_efficiency_has_a_line_a_variant_through_table_i(run: Run) -> None:
     table = tables.table_i(run)
-    axes = figures.label_efficiency(table).axes[0]
+    axes = figures_results.label_efficiency(table).axes[0]
     lines = {str(line.get_label())[:2].rstrip(":"): line.get_ydata() for line in axes.lines}
     assert set(lines) == {"A", "B0", "B1", "B2"}
     rows = table[table["variant"] == "B2"]
@@ -77,7 +86,7 @@ def test_every_variant_is_seen_in_light_and_in_dark() -> None:
 
 def test_learning_curves_draw_every_trial_and_embolden_the_chosen(run: Run) -> None:
     chosen = winners(run.trials, run.metric)["trial_id"].to_dict()
-    figure = figures.learning_curves(run.epochs, chosen, run.metric, run.variants, [10, 100])
+    figure = figures_search.learning_curves(run.epochs, chosen, run.metric, run.variants, [10, 100])
     axes = {each.get_title(loc="left"): each for each in figure.axes}
     assert len(axes) == 8
     rows = run.epochs[run.epochs["cell"] == "B2@100"]
@@ -89,18 +98,18 @@ def test_learning_curves_draw_every_trial_and_embolden_the_chosen(run: Run) -> N
 
 def test_what_has_a_single_epoch_is_drawn_as_a_point(run: Run) -> None:
     first = run.encoder_epochs[run.encoder_epochs["epoch"] == 1]
-    lines = figures.autoencoder_loss(first).axes[0].lines[:2]
+    lines = figures_results.autoencoder_loss(first).axes[0].lines[:2]
     assert [line.get_marker() for line in lines] == ["o", "o"]
-    lines = figures.autoencoder_loss(run.encoder_epochs).axes[0].lines[:2]
+    lines = figures_results.autoencoder_loss(run.encoder_epochs).axes[0].lines[:2]
     assert [line.get_marker() for line in lines] == ["None", "None"]
     epochs, chosen = run.epochs[run.epochs["epoch"] == 1], {"B2@100": "B2@100-000"}
-    figure = figures.learning_curves(epochs, chosen, run.metric, ["B2"], [100])
+    figure = figures_search.learning_curves(epochs, chosen, run.metric, ["B2"], [100])
     assert figure.axes[0].lines[-1].get_marker() == "o"
 
 
 def test_lr_search_shows_states_and_the_chosen_lr(run: Run) -> None:
     lrs = tables.chosen_lrs(run)
-    figure = figures.lr_search(run.trials, lrs, run.metric, run.variants, [10, 100], LRS)
+    figure = figures_search.lr_search(run.trials, lrs, run.metric, run.variants, [10, 100], LRS)
     assert {"complete", "stopped early", "failed", "chosen"} <= set(_texts(figure))
     cell = next(each for each in figure.axes if each.get_title(loc="left") == "B1 @ 10 %")
     assert cell.lines[0].get_xdata()[0] == lrs["B1@10"]
@@ -110,12 +119,12 @@ def test_lr_search_shows_states_and_the_chosen_lr(run: Run) -> None:
 
 def test_lr_search_tells_at_which_rung_a_trial_was_stopped(run: Run) -> None:
     shape = (run.metric, run.variants, [10, 100])
-    figure = figures.lr_search(run.trials, {}, *shape, LRS, course.rungs(run))
+    figure = figures_search.lr_search(run.trials, {}, *shape, LRS, course.rungs(run))
     assert "stopped at epoch 3" in _texts(figure)
     assert "stopped at epoch 9" not in _texts(figure)  # none was
     late = run.trials.assign(epochs=run.trials["epochs"] + 6)
     assert "stopped at epoch 9" in _texts(
-        figures.lr_search(late, {}, *shape, LRS, course.rungs(run))
+        figures_search.lr_search(late, {}, *shape, LRS, course.rungs(run))
     )
 
 
@@ -130,7 +139,7 @@ def test_lr_search_tells_at_which_rung_a_trial_was_stopped(run: Run) -> None:
 def test_the_axis_of_learning_rates_is_what_was_searched(
     run: Run, searched: tuple[float, float], ticks: list[str]
 ) -> None:
-    figure = figures.lr_search(run.trials, {}, run.metric, run.variants, [10, 100], searched)
+    figure = figures_search.lr_search(run.trials, {}, run.metric, run.variants, [10, 100], searched)
     assert set(ticks) <= set(_texts(figure))
     low, high = figure.axes[0].get_xlim()
     assert low < searched[0] < searched[1] < high
@@ -140,7 +149,7 @@ def test_the_axis_of_learning_rates_is_what_was_searched(
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_a_single_learning_rate_has_an_axis_too(run: Run) -> None:
     searched = (1e-3, 1e-3)
-    figure = figures.lr_search(run.trials, {}, run.metric, run.variants, [10, 100], searched)
+    figure = figures_search.lr_search(run.trials, {}, run.metric, run.variants, [10, 100], searched)
     low, high = figure.axes[0].get_xlim()
     assert low < 1e-3 < high
 
@@ -157,7 +166,7 @@ def test_what_ran_out_of_time_was_stopped_by_no_rung(run: Run) -> None:
 
 
 def test_rungs_over_time_has_a_line_a_trial_and_what_was_saved(run: Run) -> None:
-    figure = figures.rungs_over_time(run.epochs, run.trials, [3, 9], 20)
+    figure = figures_search.rungs_over_time(run.epochs, run.trials, [3, 9], 20)
     above, below = figure.axes
     assert len(above.collections[0].get_paths()) == run.epochs["trial_id"].nunique()
     ends = {line.get_marker(): len(line.get_xdata()) for line in above.lines if line.get_marker()}
@@ -176,12 +185,12 @@ def test_large_studies_give_small_figures() -> None:
     trials = pd.DataFrame(
         {"trial_id": np.arange(10_000).astype(str), "state": "PRUNED", "error": None}
     )
-    assert len(figures.to_svg(figures.rungs_over_time(epochs, trials, [3], 20))) < 1_000_000
+    assert len(drawing.to_svg(figures_search.rungs_over_time(epochs, trials, [3], 20))) < 1_000_000
 
 
 def test_importance_has_a_bar_a_share() -> None:
     shares = pd.DataFrame({"factors": ["learning rate", "a × b"], "share": [0.998, 0.002]})
-    figure = figures.importance(shares)
+    figure = figures_search.importance(shares)
     assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([99.8, 0.2])
     assert {"learning rate", "a × b", "100", "< 1"} <= set(_texts(figure))
 
@@ -189,12 +198,12 @@ def test_importance_has_a_bar_a_share() -> None:
 def test_occupancy_has_a_lane_a_node(run: Run) -> None:
     done = course.work(run)
     half = done.assign(node=["a", "<b>"] * (len(done) // 2) + ["a"] * (len(done) % 2))
-    texts = _texts(figures.occupancy(half))
+    texts = _texts(figures_search.occupancy(half))
     assert [text.split(":")[0] for text in texts if "on average" in text] == ["<b>", "a"]
     assert {"encoders", "search", "evaluation"} <= set(texts)
     many = done.assign(node=[f"n{number % 40}" for number in range(len(done))])
-    assert sum("all 40 nodes" in text for text in _texts(figures.occupancy(many))) == 1
-    lane = figures.occupancy(done.head(1).assign(start=0.0, end=10.0)).axes[0]
+    assert sum("all 40 nodes" in text for text in _texts(figures_search.occupancy(many))) == 1
+    lane = figures_search.occupancy(done.head(1).assign(start=0.0, end=10.0)).axes[0]
     assert lane.get_title(loc="left") == "10.0.0.1: 1.00 on average"
 
 
@@ -206,39 +215,39 @@ def test_confused_pairs_show_both_species_images(run: Run) -> None:
         asked.append(file)
         return None if len(asked) == 1 else np.full((4, 4, 3), 90, dtype=np.uint8)
 
-    figure = figures.confused_pairs(pairs, picture)
+    figure = figures_errors.confused_pairs(pairs, picture)
     assert asked == [file for row in pairs.itertuples() for file in (*row.files, *row.like)]
     assert sum(len(axes.images) for axes in figure.axes) == len(asked) - 1
     texts = _texts(figure)
     assert "is gone" in " ".join(texts)
     first = pairs.iloc[0]
-    start = f"{figures.shorten(first['true'])}, taken {first['times']:,} of {first['of']:,}"
+    start = f"{drawing.shorten(first['true'])}, taken {first['times']:,} of {first['of']:,}"
     assert any(text.startswith(start) for text in texts)
-    figures.to_svg(figures.confused_pairs(pairs.head(0), picture))
+    drawing.to_svg(figures_errors.confused_pairs(pairs.head(0), picture))
 
 
 def test_reliability_shows_the_bins_and_the_error(run: Run) -> None:
     table = errors.calibration(run.predictions)
-    figure = figures.reliability(table)
+    figure = figures_errors.reliability(table)
     assert list(figure.axes[0].lines[-1].get_ydata()) == list(table["accuracy"])
     assert [bar.get_height() for bar in figure.axes[1].patches] == list(table["predictions"])
     assert f"ECE {errors.calibration_error(table):.3f}" in _texts(figure)
-    assert "no predictions" in _texts(figures.reliability(table.head(0)))
+    assert "no predictions" in _texts(figures_errors.reliability(table.head(0)))
 
 
 def test_names_are_shown_as_text(run: Run) -> None:
     """A species may be called like markup, mathematics, or what matplotlib hides."""
     rows = run.predictions[run.predictions["cell"] == "B2@100"]
-    shown = _texts(figures.confusion(rows, run.species))
+    shown = _texts(figures_errors.confusion(rows, run.species))
     points = run.feature_files.assign(x=range(len(run.feature_files)), y=0.0)
-    for texts in (shown, _texts(figures.latent_map(points, "species"))):
+    for texts in (shown, _texts(figures_results.latent_map(points, "species"))):
         assert set(ODD[:3]) <= set(texts)
         assert "A very long name of a but…" in texts
 
 
 def test_confusion_rows_are_shares_of_the_true_species(run: Run) -> None:
     rows = run.predictions[run.predictions["cell"] == "B2@100"]
-    mesh = figures.confusion(rows, run.species).axes[0].collections[0]
+    mesh = figures_errors.confusion(rows, run.species).axes[0].collections[0]
     shares = mesh.get_array().filled(0).reshape(4, 4)
     assert shares.sum(axis=1) == pytest.approx([1, 1, 1, 1])
     hit = rows[rows["true"] == rows["pred"]].groupby("true").size() / rows.groupby("true").size()
@@ -249,13 +258,13 @@ def test_texts_do_not_overlap(run: Run) -> None:
     table = tables.table_i(run)
     rows = run.predictions[run.predictions["cell"] == "B2@100"]
     for figure in (
-        figures.label_efficiency(table),
-        figures.confusion(rows, run.species),
-        figures.autoencoder_loss(run.encoder_epochs),
-        figures.lr_search(run.trials, {}, run.metric, run.variants, [10, 100], LRS),
-        figures.rungs_over_time(run.epochs, run.trials, [3, 9], 20),
-        figures.occupancy(course.work(run)),
-        figures.reliability(errors.calibration(run.predictions)),
+        figures_results.label_efficiency(table),
+        figures_errors.confusion(rows, run.species),
+        figures_results.autoencoder_loss(run.encoder_epochs),
+        figures_search.lr_search(run.trials, {}, run.metric, run.variants, [10, 100], LRS),
+        figures_search.rungs_over_time(run.epochs, run.trials, [3, 9], 20),
+        figures_search.occupancy(course.work(run)),
+        figures_errors.reliability(errors.calibration(run.predictions)),
     ):
         figure.draw_without_rendering()
         for axes in figure.axes:
@@ -268,17 +277,19 @@ def test_texts_do_not_overlap(run: Run) -> None:
 def test_svg_is_the_same_each_time_and_png_is_opaque(run: Run, tmp_path: Path) -> None:
     from PIL import Image
 
-    svgs = [figures.to_svg(figures.autoencoder_loss(run.encoder_epochs)) for _ in range(2)]
+    svgs = [drawing.to_svg(figures_results.autoencoder_loss(run.encoder_epochs)) for _ in range(2)]
     assert svgs[0] == svgs[1]
-    (tmp_path / "a.png").write_bytes(figures.to_png(figures.autoencoder_loss(run.encoder_epochs)))
+    (tmp_path / "a.png").write_bytes(
+        drawing.to_png(figures_results.autoencoder_loss(run.encoder_epochs))
+    )
     assert Image.open(tmp_path / "a.png").convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
 
 
 def test_empty_tables_give_empty_axes(run: Run) -> None:
     none = run.trials.head(0)
-    figures.to_svg(figures.lr_search(none, {}, run.metric, ["A"], [10], LRS))
-    figures.to_svg(figures.learning_curves(run.epochs.head(0), {}, run.metric, ["A"], [10]))
-    figures.to_svg(figures.rungs_over_time(run.epochs.head(0), none, [3], 20))
-    figures.to_svg(figures.occupancy(course.work(run).head(0)))
-    figures.to_svg(figures.importance(importance(none, run.metric).shares))
-    figures.to_svg(figures.label_efficiency(pd.DataFrame(tables.table_i(run).head(0))))
+    drawing.to_svg(figures_search.lr_search(none, {}, run.metric, ["A"], [10], LRS))
+    drawing.to_svg(figures_search.learning_curves(run.epochs.head(0), {}, run.metric, ["A"], [10]))
+    drawing.to_svg(figures_search.rungs_over_time(run.epochs.head(0), none, [3], 20))
+    drawing.to_svg(figures_search.occupancy(course.work(run).head(0)))
+    drawing.to_svg(figures_search.importance(importance(none, run.metric).shares))
+    drawing.to_svg(figures_results.label_efficiency(pd.DataFrame(tables.table_i(run).head(0))))
