@@ -21,7 +21,7 @@ from analysis.contrasts import (
 from analysis.leaderboard import METRIC_NAMES, winners
 from analysis.load import Run
 from analysis.sentences import more_labels, statement
-from analysis.variants import cell_name, is_best, recipe_of
+from analysis.variants import COMMON, cell_name, is_best, kind_of, recipe_of
 from analysis.verdicts import HIGHER, LOWER
 from analysis.wording import counted, in_points, largest, listed, spaced, unbroken, with_interval
 
@@ -107,7 +107,7 @@ def _fine_tuning(run: Run, differences: pd.DataFrame) -> list[str]:
     if {"B1", "B2"} <= set(run.variants):
         subject = "Fine-tuning the encoder instead of freezing it (B2 − B1)"
         return [statement(_of(differences, FINE_TUNING), subject)]
-    fine_tuned = [v for v in run.variants if v.startswith("B2-") and not is_best(v)]
+    fine_tuned = [v for v in run.variants if kind_of(v) == "B2" and recipe_of(v) and not is_best(v)]
     pairs = [(variant, f"B1-{recipe_of(variant)}") for variant in fine_tuned]
     return [
         statement(_of(differences, f"{tuned}−{frozen}"), f"Fine-tuning ({tuned} − {frozen})")
@@ -194,7 +194,7 @@ def _chosen_recipes(table: pd.DataFrame) -> list[str]:
     for variant, rows in found.groupby("variant"):
         parts = [
             f"{', '.join(f'{ratio:g} %' for ratio in sorted(own['label_ratio']))}: "
-            + ("the common one (encoder)" if recipe == "encoder" else str(recipe))
+            + ("the common one (encoder)" if recipe == COMMON else str(recipe))
             for recipe, own in rows.groupby("recipe", sort=False)
         ]
         sentences.append(

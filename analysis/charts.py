@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.drawing import variant_name, variant_styles
+from analysis.drawing import variant_styles
 from analysis.leaderboard import METRIC_NAMES, first_line, leaderboard, winners
 from analysis.load import Run
 from analysis.statistics import METRICS, interval_columns
 from analysis.tables import with_results
 from analysis.thumbnails import MOST, SIZE, Thumbnails
+from analysis.variants import title
 
 Data = dict[str, Any]
 
@@ -41,7 +42,7 @@ def efficiency(table: pd.DataFrame) -> Data:
 def _style(variant: str, among: Iterable[str]) -> Data:
     colour, marker = variant_styles(list(among))[variant]
     style = {"colour": colour, "marker": marker}
-    return {"variant": variant, "name": variant_name(variant)} | style
+    return {"variant": variant, "name": title(variant)} | style
 
 
 def trials(run: Run) -> Data:

@@ -25,7 +25,7 @@ from analysis.statistics import (
     holm,
     pair,
 )
-from analysis.variants import cell_name, is_best, kind_of, recipe_of
+from analysis.variants import PRETRAINED, cell_name, is_best, kind_of, recipe_of, variant_of
 from analysis.verdicts import verdict
 
 MOST_ROWS = 40
@@ -83,7 +83,7 @@ def asked(scores: Iterable[str], other_networks: Collection[str] = ()) -> list[C
             in more than pretraining.
     """
     found = list(CONTRASTS)
-    names = {cell.partition("@")[0] for cell in scores}
+    names = {variant_of(cell) for cell in scores}
     for name in sorted(names):
         base, recipe = kind_of(name), recipe_of(name)
         if recipe:
@@ -97,7 +97,7 @@ def _of_recipe(name: str, base: str, recipe: str, other: bool) -> list[Contrast]
     common = f"the encoder {recipe} instead of the common one"
     alone = "another network, pretrained" if other else "pretraining"
     found = []
-    if base in ("B1", "B2"):
+    if base in PRETRAINED:
         found.append(Contrast(name, base, common))
     if base == "B2":
         found.append(Contrast(name, f"B0-{recipe}", f"pretraining ({recipe})"))
@@ -137,7 +137,7 @@ def of_other_encoders(differences: pd.DataFrame) -> pd.DataFrame:
         They, with the ``recipe``.
     """
     names = [sides(contrast) for contrast in differences["contrast"]]
-    own = [other in ("B1", "B2") and kind_of(one) == other != one for one, other in names]
+    own = [other in PRETRAINED and kind_of(one) == other != one for one, other in names]
     recipes = [recipe_of(one) for (one, _), is_own in zip(names, own, strict=True) if is_own]
     return differences.loc[np.array(own, dtype=bool)].assign(recipe=recipes)
 

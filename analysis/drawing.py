@@ -31,13 +31,6 @@ VARIANT_STYLE = {
     "B2": (BLUE, "o"),
     "C": (RED, "v"),
 }
-VARIANT_NAMES = {
-    "A": "A: from scratch",
-    "B0": "B0: B2's network, random weights",
-    "B1": "B1: pretrained, frozen",
-    "B2": "B2: pretrained, fine-tuned",
-    "C": "C: B0's network, also on unlabelled images",
-}
 # For the recipes of encoders, near a variant's own colour. All have a contrast of 3 : 1 on the
 # page, in light and in dark (WCAG 2.2, 1.4.11), which leaves little room for lighter and darker.
 RECIPE_COLOURS = {
@@ -73,6 +66,7 @@ _STYLE: Any = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "legend.frameon": False,
+    "figure.labelsize": 8.5,
     "grid.color": FAINT,
     "grid.linewidth": 0.5,
     "hatch.color": "white",
@@ -144,7 +138,7 @@ def variant_styles(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
     found = {}
     for variant in variants:
         kind, recipe = kind_of(variant), recipe_of(variant)
-        colour, marker = VARIANT_STYLE.get(kind, (GREY, "."))
+        colour, marker = VARIANT_STYLE[kind]
         if recipe:
             place = names.index(recipe)
             colour = RECIPE_COLOURS[kind][place % len(RECIPE_COLOURS[kind])]
@@ -157,12 +151,6 @@ def species_style(number: int) -> tuple[str, str]:
     """The colour and marker of a species, or of a cluster, by its place in their order."""
     place, number = divmod(number, len(SPECIES_COLOURS))
     return SPECIES_COLOURS[number], SPECIES_MARKERS[place % len(SPECIES_MARKERS)]
-
-
-def variant_name(variant: str) -> str:
-    """A variant's name, and what it is."""
-    kind = kind_of(variant)
-    return VARIANT_NAMES.get(kind, kind).replace(kind, variant, 1)
 
 
 def shorten(name: str, length: int = 26) -> str:

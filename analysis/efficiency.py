@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics import CellScores, Draws, above_chance, spread_of
-from analysis.variants import cell_name, is_pretrained, kind_of
+from analysis.variants import cell_name, is_pretrained, kind_of, variant_of
 
 BASELINE = "B0"
 COLUMNS = ["variant", "baseline", "label_ratio", "labels", "acc", "needed", "needed_low"]
@@ -49,7 +49,7 @@ def labels_saved(
 
 def pretrained(scores: Iterable[str]) -> list[str]:
     """The variants among the cells that start from a pretrained encoder, fine-tuned ones first."""
-    variants = {cell.partition("@")[0] for cell in scores}
+    variants = {variant_of(cell) for cell in scores}
     found = filter(is_pretrained, variants)
     return sorted(found, key=lambda variant: (kind_of(variant) == "B1", variant))
 

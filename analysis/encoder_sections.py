@@ -14,6 +14,7 @@ from analysis.latents import CLUSTER_METRICS
 from analysis.page import Cell, Grid, Row, Section, draw
 from analysis.reconstructions import denoising_curves
 from analysis.shown import Shown
+from analysis.variants import cell_name
 
 TOGETHER = 5  # pairs of species on the page
 
@@ -95,7 +96,7 @@ def _add_probes(section: Section, probes: pd.DataFrame) -> None:
 
 
 def _probe_cells(row: dict[Any, Any]) -> list[Cell]:
-    key = f"probes {row['features']}@{row['label_ratio']:g}"
+    key = f"probes {cell_name(row['features'], row['label_ratio'])}"
     cells = [word(row["features"]), ratio(row, key, row["labels"])]
     cells += [value(row, "val_acc", ".3f", key), with_interval(row, "test_acc", ".3f", key)]
     return cells + [value(row, name, ",.0f", key) for name in ("n", "repeats")]

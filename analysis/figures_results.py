@@ -22,10 +22,10 @@ from analysis.drawing import (
     panels,
     shorten,
     species_style,
-    variant_name,
     variant_styles,
 )
 from analysis.tables import with_results
+from analysis.variants import title
 
 _MOST_POINTS = 6000  # of a map as shapes; more are an image
 
@@ -49,7 +49,7 @@ def label_efficiency(table: pd.DataFrame) -> Figure:
             aside = apart ** (place - (len(styles) - 1) / 2)
             labels = rows["labels"].to_numpy(dtype=float) * aside
             axes.vlines(labels, rows["test_acc_low"], rows["test_acc_high"], color=colour, lw=1.3)
-            name = variant_name(str(variant))
+            name = title(str(variant))
             axes.plot(labels, rows["test_acc"], marker, ls="-", ms=5, color=colour, label=name)
         axes.set_xscale("log")
         _label_ticks(axes, known)

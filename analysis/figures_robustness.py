@@ -23,10 +23,10 @@ from analysis.drawing import (
     panel_shape,
     panels,
     shorten,
-    variant_name,
     variant_styles,
 )
 from analysis.load import CONTROLS
+from analysis.variants import title
 
 _ENCODER_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY)
 _ENCODER_MARKERS = ("o", "^", "D", "s", "v", "P")
@@ -47,10 +47,10 @@ def accuracy_in_noise(table: pd.DataFrame) -> Figure:
             axes.set_title(f"{ratio:g} % labels")
             _lines(axes, table[table["label_ratio"] == ratio], "variant", "test_acc", styles)
         many[0].set_ylim(bottom=0)  # now: it ends the search for limits that hold all panels
-        figure.supxlabel("noisy pixels (%)", fontsize=8.5)
-        figure.supylabel("test accuracy", fontsize=8.5)
+        figure.supxlabel("noisy pixels (%)")
+        figure.supylabel("test accuracy")
         lines = {line.get_label(): line for axes in many for line in axes.get_lines()}
-        names = [variant_name(str(label)) for label in lines]
+        names = [title(str(label)) for label in lines]
         figure.legend(lines.values(), names, loc="outside upper left", ncols=2)
     return figure
 

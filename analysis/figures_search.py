@@ -38,6 +38,7 @@ from analysis.drawing import (
 )
 from analysis.leaderboard import METRIC_NAMES
 from analysis.load import cut_short, stopped_by_rung
+from analysis.variants import cell_name
 
 _MOST_CURVES = 60  # a cell; more cannot be told apart, and make a page heavy
 _MOST_POINTS = 100  # a cell and kind as shapes; more are an image
@@ -63,10 +64,10 @@ def learning_curves(
             rows = cells.get((variant, ratio))
             if rows is not None:
                 colour = styles[variant][0]
-                _curves(axes, rows, metric, chosen.get(f"{variant}@{ratio:g}"), colour)
+                _curves(axes, rows, metric, chosen.get(cell_name(variant, ratio)), colour)
                 axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        figure.supxlabel("epoch", fontsize=8.5)
-        figure.supylabel(f"validation {METRIC_NAMES[metric]}", fontsize=8.5)
+        figure.supxlabel("epoch")
+        figure.supylabel(f"validation {METRIC_NAMES[metric]}")
     return figure
 
 
@@ -112,7 +113,7 @@ def lr_search(
     with drawing(width, height + 0.3) as figure:
         grid = cell_grid(figure, variants, ratios)
         for (variant, ratio), axes in grid.items():
-            cell = f"{variant}@{ratio:g}"
+            cell = cell_name(variant, ratio)
             axes.set_xscale("log")
             axes.set_xlim(low / beyond, high * beyond)
             axes.set_xticks(_lr_ticks(low, high), minor=False)
@@ -122,8 +123,8 @@ def lr_search(
                 axes.axvline(chosen[cell], color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0)
             for fate, rows in kinds:
                 _points(axes, rows[rows["cell"] == cell], metric, fate)
-        figure.supxlabel("learning rate", fontsize=8.5)
-        figure.supylabel(f"validation {METRIC_NAMES[metric]}", fontsize=8.5)
+        figure.supxlabel("learning rate")
+        figure.supylabel(f"validation {METRIC_NAMES[metric]}")
         handles = [fate.handle() for fate, rows in kinds if len(rows)]
         line = Line2D([], [], color=INK, lw=0.8, ls=(0, (4, 3)), label="chosen")
         columns = 3 if width < 6 else 6
@@ -338,7 +339,7 @@ def occupancy(work: pd.DataFrame) -> Figure:
             axes.set_title(f"{shorten(node, 60)}: {mean:.2f} on average")
         for axes in many[:, 0]:
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        figure.supylabel("epochs at the same time", fontsize=8.5)
+        figure.supylabel("epochs at the same time")
         many[-1, 0].set_xlabel(f"{name} since the study began")
         figure.legend(handles=_kind_handles(work), loc="outside upper left", ncols=3)
     return figure

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.liveness import driver_is_gone
-from analysis.variants import cell_name, is_best, is_pretrained, recipe_of, with_recipe
+from analysis.variants import COMMON, cell_name, is_best, is_pretrained, recipe_of, with_recipe
 from data.sealing import unseal_end
 from data.storage import InputError, Location
 from data.tables import from_parquet
@@ -174,21 +174,25 @@ class Run:
 
     def trained_as(self, variant: str) -> list[str]:
         """What a variant's trials may be: one for each recipe that it searches, or itself."""
-        recipes = ("encoder", *self.config.get("encoders", {}))
+        recipes = (COMMON, *self.config.get("encoders", {}))
         return [with_recipe(variant, r) for r in recipes] if is_best(variant) else [variant]
 
     def recipe(self, variant: str) -> dict[str, Any]:
         """The settings of the encoder that a variant starts from."""
-        return self._recipe_named(recipe_of(variant) or None)
+        return self.recipe_named(recipe_of(variant) or None)
 
-    def _recipe_named(self, name: str | None) -> dict[str, Any]:
-        found = self.config.get("encoders", {}).get(name) if name else self.config.get("encoder")
+    def recipe_named(self, name: object) -> dict[str, Any]:
+        """The settings of a recipe of ``encoders``; of the section ``encoder`` without a name, as
+        ``recipe`` is missing in its rows of ``encoders_made``.
+        """
+        named = isinstance(name, str)
+        found = self.config.get("encoders", {}).get(name) if named else self.config.get("encoder")
         return dict(found or {})
 
     @property
     def other_networks(self) -> frozenset[str]:
         """Recipes whose network is not that of the section ``encoder``, pretraining aside."""
-        common = self._recipe_named(None)
+        common = self.recipe_named(None)
         return frozenset(
             name
             for name, recipe in self.config.get("encoders", {}).items()
@@ -198,10 +202,7 @@ class Run:
     def encoders_of(self, variant: str) -> pd.DataFrame:
         """The rows of ``encoders_made`` that are of a variant's recipe, whatever its name."""
         wanted = self.recipe(variant)
-        own = [
-            self._recipe_named(name if isinstance(name, str) else None) == wanted
-            for name in self.encoders_made["recipe"]
-        ]
+        own = [self.recipe_named(name) == wanted for name in self.encoders_made["recipe"]]
         return self.encoders_made.loc[own]
 
     @property

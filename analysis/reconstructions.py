@@ -57,7 +57,7 @@ def _row(
     made: Sequence[Mapping[Any, Any]],
     draws: Draws,
 ) -> dict[str, object]:
-    own, settings = values[one["encoder"]], settings_of(run, one)
+    own, settings = values[one["encoder"]], run.recipe_named(one["recipe"])
     plain = _plain(run, one, made)
     columns = {name: own[name] for name in (*LOSSES, "elbo", "kl")}
     for name, other in DIFFERENCES.items():
@@ -81,20 +81,14 @@ def mean_with_interval(name: str, values: np.ndarray, draws: Draws) -> dict[str,
     return found.estimate().columns(name)
 
 
-def settings_of(run: Run, made: Mapping[Any, Any]) -> dict[str, Any]:
-    """The recipe of an encoder, a row of ``encoders_made``."""
-    name = made["recipe"]
-    return run.recipe(f"B1-{name}" if isinstance(name, str) else "B1")
-
-
 def _plain(run: Run, one: Mapping[Any, Any], made: Sequence[Mapping[Any, Any]]) -> str | None:
     """The encoder that differs only in having been trained to give its own input back."""
     if one["objective"] == "reconstruction":
         return None
-    settings = settings_of(run, one)
+    settings = run.recipe_named(one["recipe"])
     same = ("architecture", "width", "colour", "salt", "pepper", "pretrain_on")
     for other in made:
-        others = settings_of(run, other)
+        others = run.recipe_named(other["recipe"])
         alike = all(settings.get(name) == others.get(name) for name in same)
         if other["objective"] == "reconstruction" and alike and other["images"] == one["images"]:
             return str(other["encoder"])
@@ -105,7 +99,7 @@ def is_the_papers(run: Run, made: Mapping[Any, Any]) -> bool:
     """Whether it is the denoising autoencoder of the paper's experiment 2."""
     paper = {"architecture": "dense", "objective": "denoising", "width": 128, "colour": "grey"}
     paper |= {"salt": 0.1, "pepper": 0.1}
-    found = settings_of(run, made)
+    found = run.recipe_named(made["recipe"])
     return run.config["data"].get("image_size") == 28 and paper.items() <= found.items()
 
 

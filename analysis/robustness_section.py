@@ -112,7 +112,8 @@ def _add_differences(section: Section, found: pd.DataFrame) -> None:
 
 
 def _difference_cells(row: dict[Any, Any]) -> list[Cell]:
-    key = f"noise_differences {row['contrast']}@{row['label_ratio']:g} {row['noise']:g}"
+    cell = cell_name(row["contrast"], row["label_ratio"])
+    key = f"noise_differences {cell} {row['noise']:g}"
     cells = [word(row["contrast"]), ratio(row, key), _noise(row, key)]
     acc, change = f"{key} acc", f"{key} change"
     in_noise = {name: row[f"{name}_acc"] for name in ("difference", "low", "high", "p_holm")}

@@ -144,7 +144,7 @@ def differences_section(shown: Shown) -> Section | None:
 
 
 def _difference_cells(row: dict[Any, Any]) -> list[Cell]:
-    key = f"differences {row['contrast']}@{row['label_ratio']:g}"
+    key = f"differences {cell_name(row['contrast'], row['label_ratio'])}"
     return [
         replace(word(row["contrast"]), small=str(row["effect"])),
         ratio(row, key),
@@ -169,7 +169,7 @@ def _add_power(section: Section, power: pd.DataFrame) -> None:
 
 
 def _power_cells(row: dict[Any, Any]) -> list[Cell]:
-    key = f"power {row['contrast']}@{row['label_ratio']:g}"
+    key = f"power {cell_name(row['contrast'], row['label_ratio'])}"
     cells = [word(row["contrast"]), ratio(row, key), value(row, "target", ".1f", key, 100)]
     return cells + [
         value(row, name, ",.0f", key)

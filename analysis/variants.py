@@ -1,6 +1,22 @@
-"""What the names of variants and cells say: ``B2-NAME@25`` is B2 with a recipe, at 25 % labels."""
+"""The variants, and what the names of variants and cells say: ``B2-NAME@25`` is the kind B2 with
+the encoder's recipe NAME, at 25 % of the labels.
+"""
 
 from __future__ import annotations
+
+KINDS = {
+    "A": "from scratch",
+    "B0": "B2's network, random weights",
+    "B1": "pretrained, frozen",
+    "B2": "pretrained, fine-tuned",
+    "C": "B0's network, also on unlabelled images",
+}
+PRETRAINED = ("B1", "B2")
+"""The kinds that start from a pretrained encoder."""
+COMMON = "encoder"
+"""What the search calls the recipe of the section ``encoder``."""
+BEST = "best"
+"""The recipe of a variant whose recipe is searched: ``B2-best``."""
 
 
 def kind_of(variant: str) -> str:
@@ -15,21 +31,35 @@ def recipe_of(variant: str) -> str:
 
 def is_pretrained(variant: str) -> bool:
     """Whether it starts from a pretrained encoder."""
-    return kind_of(variant) in ("B1", "B2")
+    return kind_of(variant) in PRETRAINED
 
 
 def is_best(variant: str) -> bool:
-    """Whether the variant's recipe is searched, as ``B2-best``."""
-    return variant.endswith("-best")
+    """Whether the variant's recipe is searched."""
+    return recipe_of(variant) == BEST
 
 
 def with_recipe(variant: str, recipe: object) -> str:
-    """What was trained, from a row's variant and recipe: of B2-best, B2 or B2-NAME."""
+    """What a trial or repeat trains: the variant with the recipe that was chosen for it.
+
+    Args:
+        recipe: `COMMON` or a recipe's name; anything else where none is searched.
+    """
     if not isinstance(recipe, str):
         return variant
-    return kind_of(variant) if recipe == "encoder" else f"{kind_of(variant)}-{recipe}"
+    return kind_of(variant) if recipe == COMMON else f"{kind_of(variant)}-{recipe}"
 
 
-def cell_name(variant: str, label_ratio: int) -> str:
-    """How a cell is written: ``B1@25``."""
+def title(variant: str) -> str:
+    """``B2-NAME: pretrained, fine-tuned``."""
+    return f"{variant}: {KINDS[kind_of(variant)]}"
+
+
+def cell_name(variant: str, label_ratio: float) -> str:
+    """``B1@25``."""
     return f"{variant}@{label_ratio:g}"
+
+
+def variant_of(cell: str) -> str:
+    """Of ``B1@25``: ``B1``."""
+    return cell.partition("@")[0]

@@ -7,28 +7,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from study.config import COMMON, Config, kind_of, with_recipe
+from analysis.variants import COMMON, cell_name, is_pretrained, kind_of, with_recipe
+from study.config import Config
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How a classifier gets its encoder."""
+    """How a classifier of one of `analysis.variants.KINDS` is trained."""
 
     name: str
-    pretrained: bool  # starts from the pretrained encoder
-    frozen: bool  # never changes it
-    what: str
+    frozen: bool = False  # never changes its encoder
     semi: bool = False  # its training sees the unlabelled images as well
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it starts from a pretrained encoder."""
+        return is_pretrained(self.name)
 
 
 VARIANTS = {
     variant.name: variant
     for variant in (
-        Variant("A", False, False, "the paper's two blocks, from scratch"),
-        Variant("B0", False, False, "B2's network from random weights (the control)"),
-        Variant("B1", True, True, "pretrained encoder, frozen"),
-        Variant("B2", True, False, "pretrained encoder, fine-tuned"),
-        Variant("C", False, False, "B0, trained on the unlabelled images as well", semi=True),
+        Variant("A"),
+        Variant("B0"),
+        Variant("B1", frozen=True),
+        Variant("B2"),
+        Variant("C", semi=True),
     )
 }
 
@@ -74,7 +78,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.variant}@{self.label_ratio}"
+        return cell_name(self.variant, self.label_ratio)
 
     @property
     def columns(self) -> dict[str, str | int]:
@@ -88,7 +92,7 @@ class Cell:
 
     def trained_as(self, recipe: str | None) -> Cell:
         """The cell whose classifiers those with a searched recipe are; without, itself."""
-        return self if recipe is None else replace(self, variant=with_recipe(self.variant, recipe))
+        return replace(self, variant=with_recipe(self.variant, recipe))
 
     def trial_id(self, number: int) -> str:
         """The name of the cell's trial of that number, from 0."""

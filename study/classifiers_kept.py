@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from analysis.variants import is_pretrained, kind_of
 from data.sealing import digest, unseal_json
 from data.storage import InputError, Location
-from study.config import kind_of
 
 
 def model_file(run: Location, cell: str) -> Location:
@@ -30,7 +30,7 @@ def load_classifier(run: Location, cell: str) -> tuple[Any, dict[str, Any]]:
     Raises:
         InputError: it is missing or damaged.
     """
-    from models.classifiers import PRETRAINED, build_classifier
+    from models.classifiers import build_classifier
     from models.weights import from_bytes
 
     card, content = _read(run, cell)
@@ -44,7 +44,7 @@ def load_classifier(run: Location, cell: str) -> tuple[Any, dict[str, Any]]:
         kind,
         num_classes=len(card["species"]),
         image_size=card["image_size"],
-        encoder_state=encoder if kind in PRETRAINED else None,
+        encoder_state=encoder if is_pretrained(kind) else None,
         **card["recipe"],
     )
     network.load_state_dict(state)

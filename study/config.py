@@ -27,13 +27,20 @@ from pydantic import (
     model_validator,
 )
 
+from analysis.variants import (
+    BEST,
+    COMMON,
+    KINDS,
+    is_best,
+    is_pretrained,
+    kind_of,
+    recipe_of,
+    with_recipe,
+)
 from data.storage import InputError
 from models.registry import ARCHITECTURES, OBJECTIVES
 
 PRESETS = ("smoke", "quick", "paper", "full", "denoising", "rubric", "encoders")
-VARIANT_NAMES = ("A", "B0", "B1", "B2", "C")
-BEST = "best"  # B2-best: the recipe is searched as well
-COMMON = "encoder"  # what the search calls the recipe of the section ``encoder``
 
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 RecipeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
@@ -91,9 +98,9 @@ def _either(names: Iterable[object]) -> str:
 
 def _read_variant(value: object) -> object:
     kind = kind_of(str(value))
-    if not isinstance(value, str) or kind not in VARIANT_NAMES or value.startswith("A-"):
+    if not isinstance(value, str) or kind not in KINDS or value.startswith("A-"):
         form = "all but A also with a recipe of `encoders`, as B2-NAME"
-        raise ValueError(f"found {value!r}, expected {_either(VARIANT_NAMES)} ({form})")
+        raise ValueError(f"found {value!r}, expected {_either(KINDS)} ({form})")
     return value
 
 
@@ -312,7 +319,7 @@ class Config(Section):
 
     def recipes_of(self, variant: str) -> tuple[str, ...]:
         """The recipes that are searched for a variant; none, where it has one of its own."""
-        return (COMMON, *self.encoders) if variant.endswith(f"-{BEST}") else ()
+        return (COMMON, *self.encoders) if is_best(variant) else ()
 
     def trained_as(self, variant: str) -> tuple[str, ...]:
         """The variants that a variant's trials may be; ``B2-best`` may be ``B2`` or ``B2-NAME``."""
@@ -349,7 +356,7 @@ class Config(Section):
 
     def _require_size(self) -> None:
         trained = [r for v in self.cells.variants if v != "A" for r in self.encoders_of(v)]
-        pretrained = any(kind_of(variant) in ("B1", "B2") for variant in self.cells.variants)
+        pretrained = any(map(is_pretrained, self.cells.variants))
         control = [self.encoder] if pretrained else []  # `random` is the section's, untrained
         for recipe in trained + control:
             if recipe.architecture == "dense" and recipe.width % 4:
@@ -387,7 +394,7 @@ class Config(Section):
 
     def _require_unlabelled(self, variant: str) -> None:
         unlabelled = self.recipe(variant).pretrain_on == "unlabelled"
-        if unlabelled and kind_of(variant) in ("B1", "B2") and 100 in self.cells.label_ratios:
+        if unlabelled and is_pretrained(variant) and 100 in self.cells.label_ratios:
             name = recipe_of(variant)
             raise ValueError(
                 f"{f'encoders.{name}' if name else 'encoder'}.pretrain_on: found unlabelled with "
@@ -401,21 +408,6 @@ def _require_multiple(key: str, pixels: int, architectures: Iterable[str]) -> No
     for name, stride in sorted(strides.items(), key=lambda item: (-item[1], item[0])):
         if pixels % stride:
             raise ValueError(f"{key}: found {pixels}, expected a multiple of {stride} for {name}")
-
-
-def kind_of(variant: str) -> str:
-    """Of ``B2-NAME`` and of ``B2``: ``B2``."""
-    return variant.partition("-")[0]
-
-
-def recipe_of(variant: str) -> str:
-    """Of ``B2-NAME``: ``NAME``; of ``B2``: nothing."""
-    return variant.partition("-")[2]
-
-
-def with_recipe(variant: str, recipe: str) -> str:
-    """A variant with one of `Config.recipes_of`: ``B2-best`` with ``masked`` is ``B2-masked``."""
-    return kind_of(variant) if recipe == COMMON else f"{kind_of(variant)}-{recipe}"
 
 
 def load_config(

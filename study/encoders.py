@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from analysis.variants import recipe_of
 from data.sealing import digest, seal_json, unseal_json
 from data.storage import InputError, Location
 from study.cells import Cell
-from study.config import Encoder, recipe_of
+from study.config import Encoder
 from study.material import Material
 from study.records import Row
 from study.seeds import seed_for

@@ -195,7 +195,7 @@ def test_training_on_features_is_training_on_images(
     """A frozen encoder's outputs are computed once; without that shortcut, the same comes out."""
     quick, fast_rows = train(material, "B1")
     assert quick.data._inputs.ndim == 2
-    slow_b1 = Variant("B1", pretrained=True, frozen=False, what="no shortcut")
+    slow_b1 = Variant("B1", frozen=False)
     monkeypatch.setattr(study.cells, "VARIANTS", VARIANTS | {"B1": slow_b1})
     slow, slow_rows = train(material, "B1")
     assert slow.data._inputs.ndim == 4
