@@ -18,7 +18,7 @@ from analysis.contrasts import (
     by_recipe,
     of_other_encoders,
 )
-from analysis.leaderboard import METRIC_NAMES, winners
+from analysis.leaderboard import METRIC_NAMES
 from analysis.load import Run
 from analysis.sentences import more_labels, statement
 from analysis.variants import COMMON, cell_name, is_best, kind_of, recipe_of
@@ -57,10 +57,9 @@ def answer(
 def _without_test(run: Run) -> list[str]:
     searched = run.config.get("evaluation", {}).get("repeats", 0) == 0
     why = "this study only searches (evaluation.repeats is 0)" if searched else "no cell is tested"
-    won = winners(run.trials, run.metric)
     sentences = [f"There is no test result: {why}."]
-    if len(won):
-        best = won.iloc[0]
+    if len(run.winners):
+        best = run.winners.iloc[0]
         recipe = f" (encoder {best['recipe']})" if isinstance(best["recipe"], str) else ""
         score = f"{METRIC_NAMES[run.metric]} {best[run.metric]:.3f}"
         sentences.append(

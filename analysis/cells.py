@@ -69,10 +69,11 @@ def percent(cell: Cell) -> Cell:
     return replace(cell, text=f"{cell.text}\xa0%")
 
 
-def encoder_name(name: str) -> str:
-    """An encoder's name, and whether it is a control."""
-    named = {"random": "random (control: untrained)", "pixels": "pixels (control)"}
-    return named.get(name, name)
+def encoder(row: Values) -> Cell:
+    """A row's encoder; a control is named as such."""
+    name = str(row["encoder"])
+    controls = {"random": "random (control: untrained)", "pixels": "pixels (control)"}
+    return Cell(controls.get(name, name), "t")
 
 
 def grouped(rows: list[dict[Any, Any]], by: str, cells: Any) -> list[Row]:

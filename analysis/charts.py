@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.drawing import variant_styles
-from analysis.leaderboard import METRIC_NAMES, first_line, leaderboard, winners
+from analysis.leaderboard import METRIC_NAMES, first_line, leaderboard
 from analysis.load import Run
 from analysis.statistics import METRICS, interval_columns
 from analysis.tables import with_results
@@ -51,7 +51,7 @@ def trials(run: Run) -> Data:
     Scores have the four digits that are shown, so that 10,000 trials are not half the page.
     """
     ranked = leaderboard(run.trials, run.metric)
-    chosen = set(winners(run.trials, run.metric)["trial_id"])
+    chosen = set(run.winners["trial_id"])
     columns: Data = {name: ranked[name].tolist() for name in ("trial_id", "cell", "state")}
     for name in ("lr", "epochs", "best_epoch"):
         columns[name] = _numbers(ranked[name])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.leaderboard import METRIC_NAMES, winners
+from analysis.leaderboard import METRIC_NAMES
 from analysis.load import Run
 from analysis.statistics import (
     CellScores,
@@ -30,7 +30,7 @@ from analysis.statistics import (
     score_cells,
     spread_of,
 )
-from analysis.wording import NONE, counted, p_text, with_interval
+from analysis.wording import NONE, aligned, counted, p_text, shorten, with_interval
 
 _TEST_NAMES = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precision"}
 _TEST_NAMES |= {"recall": "macro recall", "loss": "loss"}
@@ -204,7 +204,7 @@ def _add_search(
     rows: list[dict[str, Any]], first: Run, second: Run, validation: str | None
 ) -> None:
     for name, run in (("first", first), ("second", second)):
-        won = winners(run.trials, run.metric)
+        won = run.winners
         for row in rows:
             if row["cell"] in won.index:
                 row |= {f"{name}_{key}": won.loc[row["cell"], key] for key in ("lr", "recipe")}
@@ -252,18 +252,15 @@ def to_csv(compared: Comparison) -> str:
 def render(compared: Comparison) -> str:
     """The comparison for the terminal."""
     lines = [f"first   {compared.first}", f"second  {compared.second}"]
-    lines += [f"  {key}: {_cut(a)} → {_cut(b)}" for key, (a, b) in compared.changed.items()]
+    for key, values in compared.changed.items():
+        before, after = (shorten(str(value), 40) for value in values)
+        lines.append(f"  {key}: {before} → {after}")
     lines += ["", f"Test {_TEST_NAMES[compared.metric]}, 95 % intervals; {_about(compared)}"]
     head = ["cell", "first", "second", "difference", "p"]
     if compared.validation:
         head.append(f"validation {METRIC_NAMES[compared.validation]}")
     rows = [_texts(row)[: len(head)] for row in compared.table.to_dict("records")]
-    widest = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines.append("")
-    for row in (head, *rows):
-        cells = [text.ljust(wide) for text, wide in zip(row, widest, strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *aligned([head, *rows])])
 
 
 def _about(compared: Comparison) -> str:
@@ -277,11 +274,6 @@ def _about(compared: Comparison) -> str:
     if not cells:
         return f"{about}\nNo p: it takes two repeats in both."
     return f"{about}\np: after Holm over {counted(cells, 'cell')}."
-
-
-def _cut(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _texts(row: Mapping[Any, Any]) -> list[str]:

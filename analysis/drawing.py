@@ -153,11 +153,6 @@ def species_style(number: int) -> tuple[str, str]:
     return SPECIES_COLOURS[number], SPECIES_MARKERS[place % len(SPECIES_MARKERS)]
 
 
-def shorten(name: str, length: int = 26) -> str:
-    """A name that fits beside a plot."""
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
 @contextmanager
 def _any_script() -> Iterator[None]:
     """A species' name may be of a script that no font here has; it is drawn as boxes."""

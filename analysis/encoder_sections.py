@@ -9,9 +9,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis import charts, figures_results
-from analysis.cells import encoder_name, grouped, ratio, value, with_interval, word
+from analysis.cells import encoder, grouped, ratio, value, with_interval, word
 from analysis.latents import CLUSTER_METRICS
-from analysis.page import Cell, Grid, Row, Section, draw
+from analysis.page import Cell, Grid, Row, Section
 from analysis.reconstructions import denoising_curves
 from analysis.shown import Shown
 from analysis.variants import cell_name
@@ -39,7 +39,7 @@ def encoders_section(shown: Shown) -> Section | None:
                 "validation loss from those of its batch: their distance means nothing."
             )
         figure = figures_results.autoencoder_loss(curves, shown.run.encoders_made)
-        section.figure(draw("fig1_autoencoder_loss", caption, figure, "26rem"))
+        section.figure("fig1_autoencoder_loss", caption, figure, "26rem")
     return section
 
 
@@ -62,7 +62,7 @@ def _by_cell_grid(found: pd.DataFrame) -> Grid:
     for row in found[found[columns].notna().any(axis=1)].to_dict("records"):
         key = f"encoders {row['encoder']}"
         cells = [value(row, name, ".3f", key) for name in columns]
-        rows.append(Row([Cell(encoder_name(str(row["encoder"])), "t"), *cells]))
+        rows.append(Row([encoder(row), *cells]))
     caption = (
         "Validation F1: mean over the repeats that used the encoder, of the search’s winner where "
         "no repeat did. In the control’s row those of B2 are B0, which is that network fine-tuned."
@@ -73,7 +73,7 @@ def _by_cell_grid(found: pd.DataFrame) -> Grid:
 
 def _encoder_cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"encoders {row['encoder']}"
-    cells = [Cell(encoder_name(str(row["encoder"])), "t")]
+    cells = [encoder(row)]
     recipe = "" if pd.isna(row["recipe"]) else str(row["recipe"])
     cells += [word(row["architecture"]), replace(word(row["objective"]), small=recipe)]
     cells += [value(row, name, ",.0f", key) for name in ("images", "epochs")]
@@ -125,14 +125,14 @@ def latent_section(shown: Shown) -> Section | None:
 def _add_maps(section: Section, points: pd.DataFrame, encoder: str) -> None:
     caption = f"The map of {encoder} by species (the paper’s Fig. 2)."
     figure = figures_results.latent_map(points, "species")
-    section.figure(draw("fig2_tsne_species", caption, figure, stands_in=True))
+    section.figure("fig2_tsne_species", caption, figure, stands_in=True)
     caption = (
         f"The same map by cluster (the paper’s Fig. 5). K-means with k = "
         f"{points['species'].nunique()} on the latent components, not on the plane; "
         "colours have nothing to do with those above."
     )
     figure = figures_results.latent_map(points, "cluster")
-    section.figure(draw("fig5_kmeans", caption, figure, stands_in=True))
+    section.figure("fig5_kmeans", caption, figure, stands_in=True)
 
 
 def _clusters_grid(clusters: pd.DataFrame) -> Grid:
@@ -150,7 +150,7 @@ def _clusters_grid(clusters: pd.DataFrame) -> Grid:
 def _cluster_cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"clusters {row['encoder']} {row['space']}"
     space = "latent" if row["space"] == "latent" else "t-SNE plane"
-    cells = [Cell(encoder_name(str(row["encoder"])), "t"), Cell(space, "t")]
+    cells = [encoder(row), Cell(space, "t")]
     cells.append(value(row, "k", ".0f", key))
     return cells + [with_interval(row, name, ".3f", key) for name in CLUSTER_METRICS]
 
@@ -172,9 +172,6 @@ def _add_together(section: Section, shown: Shown) -> None:
 def _pair(row: dict[Any, Any], shown: Shown) -> tuple[Markup, list[Markup]]:
     key = f"together {row['species']}|{row['other']} overlap"
     text = Markup('{} and {}: <span data-key="{}">{:.2f}</span>')
-    files = [(f, row["species"]) for f in row["files"]] + [
-        (f, row["other"]) for f in row["other_files"]
-    ]
-    images = [shown.thumbnails.image(file, f"{name}, {file}") for file, name in files]
-    caption = text.format(row["species"], row["other"], key, row["overlap"])
-    return caption, [image for image in images if image]
+    images = shown.thumbnails.images(row["files"], row["species"])
+    images += shown.thumbnails.images(row["other_files"], row["other"])
+    return text.format(row["species"], row["other"], key, row["overlap"]), images

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from analysis import figures_errors
 from analysis.errors import calibration, calibration_error
-from analysis.page import Section, draw, keyed
+from analysis.page import Section, keyed
 from analysis.shown import Shown
 from analysis.wording import counted
 
@@ -26,7 +26,7 @@ def errors_section(shown: Shown) -> Section | None:
         f"images, over {counted(rows['repeat'].nunique(), 'repeat')}."
     )
     caption = "What each species’ test images are called, in percent; under 10 % is left out."
-    section.figure(draw("confusion", caption, figures_errors.confusion(rows, run.species)))
+    section.figure("confusion", caption, figures_errors.confusion(rows, run.species))
     if len(shown.confused):
         section.heading("Most often confused")
         section.note(
@@ -44,14 +44,10 @@ def _pair(row: dict[Any, Any], shown: Shown) -> tuple[Markup, list[Markup]]:
     times = keyed(f"{row['times']:,}", f"{key} times")
     of = keyed(f"{row['of']:,}", f"{key} of")
     text = Markup("<b>{}</b> taken for <b>{}</b>: {} ({} of {})")
-    wrong, like = (_images(shown, row, *names) for names in (("files", "true"), ("like", "pred")))
+    wrong = shown.thumbnails.images(row["files"], row["true"])
+    like = shown.thumbnails.images(row["like"], row["pred"])
     arrow = [Markup('<i class="arrow">→</i>')] if wrong and like else []
     return text.format(row["true"], row["pred"], share, times, of), [*wrong, *arrow, *like]
-
-
-def _images(shown: Shown, row: dict[Any, Any], files: str, species: str) -> list[Markup]:
-    found = [shown.thumbnails.image(file, f"{row[species]}, {file}") for file in row[files]]
-    return [image for image in found if image]
 
 
 def _add_calibration(section: Section, rows: pd.DataFrame) -> None:
@@ -64,4 +60,4 @@ def _add_calibration(section: Section, rows: pd.DataFrame) -> None:
         "Share of right predictions against the probability that was given, all repeats together; "
         "red: the distance to being calibrated. Below, how many predictions there are."
     )
-    section.figure(draw("reliability", caption, figures_errors.reliability(table), "auto"))
+    section.figure("reliability", caption, figures_errors.reliability(table), "auto")

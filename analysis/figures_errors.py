@@ -21,9 +21,9 @@ from analysis.drawing import (
     RED,
     drawing,
     horizontal_grid,
-    shorten,
 )
 from analysis.errors import calibration_error
+from analysis.wording import shorten
 
 
 def confusion(predictions: pd.DataFrame, species: Sequence[str]) -> Figure:

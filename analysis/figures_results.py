@@ -20,12 +20,12 @@ from analysis.drawing import (
     horizontal_grid,
     panel_shape,
     panels,
-    shorten,
     species_style,
     variant_styles,
 )
 from analysis.tables import with_results
 from analysis.variants import title
+from analysis.wording import shorten
 
 _MOST_POINTS = 6000  # of a map as shapes; more are an image
 

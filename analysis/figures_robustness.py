@@ -22,11 +22,11 @@ from analysis.drawing import (
     horizontal_grid,
     panel_shape,
     panels,
-    shorten,
     variant_styles,
 )
 from analysis.load import CONTROLS
 from analysis.variants import title
+from analysis.wording import shorten
 
 _ENCODER_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY)
 _ENCODER_MARKERS = ("o", "^", "D", "s", "v", "P")

@@ -33,12 +33,12 @@ from analysis.drawing import (
     cell_grid_size,
     drawing,
     horizontal_grid,
-    shorten,
     variant_styles,
 )
 from analysis.leaderboard import METRIC_NAMES
 from analysis.load import cut_short, stopped_by_rung
 from analysis.variants import cell_name
+from analysis.wording import shorten
 
 _MOST_CURVES = 60  # a cell; more cannot be told apart, and make a page heavy
 _MOST_POINTS = 100  # a cell and kind as shapes; more are an image

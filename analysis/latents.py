@@ -143,7 +143,7 @@ def reduce(features: np.ndarray) -> np.ndarray:
     """Standardised features on their first principal components, (N, at most 50)."""
     from sklearn.decomposition import PCA
 
-    scaled = _standardise(features)
+    scaled = _standardise(features, features)
     if not scaled.any():  # every image has the same features
         return np.zeros((len(scaled), 1))
     components = min(COMPONENTS, *scaled.shape)
@@ -151,9 +151,10 @@ def reduce(features: np.ndarray) -> np.ndarray:
     return np.asarray(PCA(components, svd_solver=solver, random_state=SEED).fit_transform(scaled))
 
 
-def _standardise(features: np.ndarray) -> np.ndarray:
-    spread = features.std(axis=0)
-    return np.asarray((features - features.mean(axis=0)) / np.where(spread > 0, spread, 1))
+def _standardise(features: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Each column less the mean, and divided by the deviation, of the same column of ``by``."""
+    spread = by.std(axis=0)
+    return np.asarray((features - by.mean(axis=0)) / np.where(spread > 0, spread, 1))
 
 
 def tsne(components: np.ndarray) -> np.ndarray:
@@ -271,8 +272,7 @@ def score_features(features: np.ndarray, files: pd.DataFrame) -> Scores:
     species = files["species"].to_numpy(dtype=str)
     if len(valid) == 0 or len(np.unique(species[train])) < 2:
         return Scores(np.nan, np.nan)
-    centre, spread = features[train].mean(axis=0), features[train].std(axis=0)
-    scaled = (features - centre) / np.where(spread > 0, spread, 1)
+    scaled = _standardise(features, features[train])
     neighbours = KNeighborsClassifier(min(5, len(train)), metric="cosine")
     neighbours.fit(features[train], species[train])
     probe = LogisticRegression(C=PENALTY, max_iter=2000).fit(scaled[train], species[train])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.wording import shorten
 from data.storage import InputError
 
 METRIC_NAMES = {"val_f1": "macro F1", "val_acc": "accuracy", "val_loss": "loss"}
@@ -172,7 +173,7 @@ def table_lines(
     ]
     if frame.empty:
         lines.append(["", "no trial yet"])
-    return [_cut(_line(line, widest), width) for line in lines]
+    return [shorten(_line(line, widest), width) for line in lines]
 
 
 def trial_name(row: Mapping[Any, Any]) -> str:
@@ -194,10 +195,6 @@ def _line(texts: list[str], widest: list[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def number(value: float, form: str) -> str:
     """A number, or an empty string where it is missing; a huge one by its exponent."""
     if pd.isna(value):
@@ -216,4 +213,4 @@ def first_line(error: object, length: int = 200) -> str:
     if error is None or (isinstance(error, float) and np.isnan(error)) or error is pd.NA:
         return ""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return _cut(lines[0], length) if lines else ""
+    return shorten(lines[0], length) if lines else ""

@@ -28,6 +28,7 @@ T = TypeVar("T")
 _TEXT, _INT, _FLOAT = "str", "int64", "float64"
 _CELL = {"cell": _TEXT, "variant": _TEXT, "label_ratio": _INT}
 _CHOSEN = {"val_loss": _FLOAT, "val_acc": _FLOAT, "val_f1": _FLOAT}
+_PREDICTED = {"file": _TEXT, "true": _TEXT, "pred": _TEXT, "probability": _FLOAT, "loss": _FLOAT}
 _CURVE = {"epoch": _INT, "train_loss": _FLOAT, **_CHOSEN, "seconds": _FLOAT, "ended": _FLOAT}
 
 LATER = {"recipe"}
@@ -66,25 +67,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "seconds": _FLOAT,
     },
     "evaluation_epochs": {**_CELL, "repeat": _INT, **_CURVE},
-    "predictions": {
-        **_CELL,
-        "repeat": _INT,
-        "file": _TEXT,
-        "true": _TEXT,
-        "pred": _TEXT,
-        "probability": _FLOAT,
-        "loss": _FLOAT,
-    },
-    "robustness": {
-        **_CELL,
-        "repeat": _INT,
-        "noise": _FLOAT,
-        "file": _TEXT,
-        "true": _TEXT,
-        "pred": _TEXT,
-        "probability": _FLOAT,
-        "loss": _FLOAT,
-    },
+    "predictions": {**_CELL, "repeat": _INT, **_PREDICTED},
+    "robustness": {**_CELL, "repeat": _INT, "noise": _FLOAT, **_PREDICTED},
     "encoders_made": {
         "encoder": _TEXT,
         "recipe": _TEXT,
@@ -247,6 +231,13 @@ class Run:
         return so_far(trials, self.epochs, self.metric)
 
     @cached_property
+    def winners(self) -> pd.DataFrame:
+        """Each cell's chosen trial, by cell: `analysis.leaderboard.winners`."""
+        from analysis.leaderboard import winners
+
+        return winners(self.trials, self.metric)
+
+    @cached_property
     def epochs(self) -> pd.DataFrame:
         """A row a trial and epoch."""
         return self._frame("epochs")
@@ -299,12 +290,7 @@ class Run:
         import numpy as np
 
         file = self.location / "features" / f"{encoder}.npy"
-        found = _read(
-            file,
-            lambda sealed: np.load(
-                io.BytesIO(unseal_end(sealed, required=False)), allow_pickle=False
-            ),
-        )
+        found = _read(file, _numpy)
         if found.ndim != 2 or len(found) != len(self.feature_files):
             images = len(self.feature_files)
             raise InputError(f"{file}: found shape {found.shape}, expected ({images}, D)")
@@ -319,17 +305,8 @@ class Run:
         """``original noisy median reconstructed`` (n, H, W, C), ``samples`` (m, H, W, C), uint8,
         and ``shown``, the n files; nothing of an encoder that gives no images back.
         """
-        import numpy as np
-
         file = self.location / "reconstructions" / f"{encoder}.npz"
-        if not file.is_file():
-            return {}
-        return _read(
-            file,
-            lambda sealed: dict(
-                np.load(io.BytesIO(unseal_end(sealed, required=False)), allow_pickle=False)
-            ),
-        )
+        return _read(file, lambda sealed: dict(_numpy(sealed))) if file.is_file() else {}
 
     def clusters_in_noise(self, encoder: str) -> pd.DataFrame:
         """In which cluster an encoder puts each image with noise: ``noise file cluster``."""
@@ -413,6 +390,13 @@ def read_frame(file: Location, columns: dict[str, str]) -> pd.DataFrame:
     if missing:
         raise InputError(f"{file}: no column {missing[0]}; found {' '.join(map(str, frame))}")
     return frame.astype({name: _FLOAT for name, kind in columns.items() if kind == _FLOAT})
+
+
+def _numpy(sealed: bytes) -> Any:
+    """What `numpy.save` or `numpy.savez` wrote."""
+    import numpy as np
+
+    return np.load(io.BytesIO(unseal_end(sealed, required=False)), allow_pickle=False)
 
 
 def _read(file: Location, parse: Callable[[bytes], T]) -> T:

@@ -17,11 +17,11 @@ from analysis.contrasts import sides
 from analysis.hypotheses import COLUMNS, NO_RESULT, NOT_ASKED
 from analysis.load import Run
 from analysis.power import ONE_REPEAT
+from analysis.reconstructions import DENOISING
 from analysis.verdicts import AT_CHANCE, HIGHER, LOWER, NOT_DECIDED, UNDER_2_POINTS, overall
 from analysis.wording import in_points, largest, unbroken
 
 _OTHERS = {"plain": "plainly pretrained ones", "none": "no pretraining"}
-_DENOISING = "denoising"  # in the name of an objective
 
 
 def noise_questions(run: Run, differences: pd.DataFrame) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def noise_questions(run: Run, differences: pd.DataFrame) -> pd.DataFrame:
     columns = [*differences, "objective", "against", "one", "other"]
     oriented = pd.DataFrame(_denoising_first(run, differences), columns=columns)
     rows = []
-    for objective in sorted(set(oriented["objective"])) or [_DENOISING]:
+    for objective in sorted(set(oriented["objective"])) or DENOISING[:1]:
         for against, others in _OTHERS.items():
             same = (oriented["objective"] == objective) & (oriented["against"] == against)
             changes, accuracies = (
@@ -59,7 +59,7 @@ def _not_asked(run: Run) -> str:
 
 def is_denoising(run: Run, variant: str) -> bool:
     """Whether a variant starts from an encoder that learned to take noise away."""
-    return variant in run.pretrained and _DENOISING in _objective(run, variant)
+    return variant in run.pretrained and _objective(run, variant) in DENOISING
 
 
 def _objective(run: Run, variant: str) -> str:

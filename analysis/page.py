@@ -123,7 +123,16 @@ class Section:
     def heading(self, text: str) -> None:
         self.blocks.append({"kind": "heading", "text": text})
 
-    def figure(self, picture: Picture) -> None:
+    def figure(
+        self,
+        name: str,
+        caption: str,
+        figure: Figure,
+        least: str = "34rem",
+        stands_in: bool = False,
+    ) -> None:
+        """A figure with its caption; ``least`` and ``stands_in`` as `Picture` has them."""
+        picture = draw(name, caption, figure, least, stands_in)
         self.blocks.append({"kind": "figure", "figure": picture})
 
     def table(self, table: Grid) -> None:
@@ -153,9 +162,7 @@ def keyed(text: str, key: str) -> Markup:
     return Markup('<span data-key="{}">{}</span>').format(key, text)
 
 
-def draw(
-    name: str, caption: str, figure: Figure, least: str = "34rem", stands_in: bool = False
-) -> Picture:
+def draw(name: str, caption: str, figure: Figure, least: str, stands_in: bool = False) -> Picture:
     """A figure for the page."""
     return Picture(name, figure, to_svg(figure), caption, least, stands_in)
 

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import Run, read_frame
-from analysis.wording import with_interval
+from analysis.wording import aligned, with_interval
 
 FILE = "quantised.parquet"
 BATCHES = (1, 64)  # images at once, that the time is taken of
@@ -88,13 +88,7 @@ def _variance(gained: int, lost: int, images: int, difference: float) -> float:
 
 def render(rows: Sequence[Mapping[Any, Any]]) -> str:
     """The record as a table for the terminal, a line a variant, and what it means."""
-    table = [_HEAD, *(_texts(row) for row in rows)]
-    widest = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(text.ljust(wide) for text, wide in zip(line, widest, strict=True)).rstrip()
-        for line in table
-    ]
-    return "\n".join([*lines, "", *_notes(rows)])
+    return "\n".join([*aligned([_HEAD, *map(_texts, rows)]), "", *_notes(rows)])
 
 
 _HEAD = ["cell", "MB", "ms, 1 image (p95)", "ms, 64 images (p95)", "accuracy"]

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.latents import PENALTY, Scores
-from analysis.leaderboard import winners
 from analysis.load import CONTROLS, Run
 from analysis.probes import encoder_of
 from analysis.variants import cell_name, with_recipe
@@ -56,7 +55,7 @@ def _used_by(run: Run) -> dict[tuple[str, str], float]:
         variant = with_recipe(row["variant"], row["recipe"])
         owner = _owner(run, variant, row["label_ratio"], row["repeat"])
         found.setdefault((owner, str(row["cell"])), []).append(row["val_f1"])
-    for row in winners(run.trials, run.metric).to_dict("records"):
+    for row in run.winners.to_dict("records"):
         variant = with_recipe(row["variant"], row["recipe"])
         owner = _owner(run, variant, row["label_ratio"], None)
         found.setdefault((owner, str(row["cell"])), [row["val_f1"]])

@@ -11,7 +11,7 @@ from analysis import figures_reconstructions
 from analysis.cells import with_interval, word
 from analysis.figures_results import autoencoder_loss
 from analysis.load import Run
-from analysis.page import Cell, Grid, Row, Section, draw
+from analysis.page import Cell, Grid, Row, Section
 from analysis.reconstructions import (
     best_denoiser,
     denoising_curves,
@@ -20,8 +20,8 @@ from analysis.reconstructions import (
 )
 from analysis.shown import Shown
 
-WAYS = ("original", "noisy", "median")
-"""What every encoder's pictures begin with."""
+WAYS = {"original": "original", "noisy": "with noise", "median": "median filter"}
+"""What every encoder's pictures begin with, and how it is called."""
 
 
 def reconstruction_section(shown: Shown) -> Section | None:
@@ -106,7 +106,7 @@ def _add_pictures(section: Section, run: Run, names: dict[str, str]) -> None:
         "Test images chosen by the seed, with noise, and what comes back of it (the paper’s "
         "Fig. 4): by a 3×3 median filter, and by each encoder’s decoder, best first."
     )
-    section.figure(draw("fig4_reconstructions", caption, figure))
+    section.figure("fig4_reconstructions", caption, figure)
 
 
 def picture_rows(run: Run, names: dict[str, str]) -> list[tuple[str, np.ndarray]]:
@@ -117,8 +117,7 @@ def picture_rows(run: Run, names: dict[str, str]) -> list[tuple[str, np.ndarray]
         if not found:
             continue
         same = found["original"].tobytes() + found["noisy"].tobytes()
-        titles = ("original", "with noise", "median filter")
-        first = [(title, found[way]) for title, way in zip(titles, WAYS, strict=True)]
+        first = [(title, found[way]) for way, title in WAYS.items()]
         blocks.setdefault(same, first).append((name, found["reconstructed"]))
     return [row for block in blocks.values() for row in block]
 
@@ -129,7 +128,7 @@ def _add_curves(section: Section, run: Run, curves: pd.DataFrame) -> None:
         "Loss of the encoders that are trained on noise, against epochs of pretraining (the "
         "paper’s Fig. 3). The epoch with the best validation loss is kept."
     )
-    section.figure(draw("fig3_denoising_loss", caption, figure, "26rem"))
+    section.figure("fig3_denoising_loss", caption, figure, "26rem")
 
 
 def _add_samples(section: Section, run: Run, names: dict[str, str]) -> None:
@@ -141,7 +140,7 @@ def _add_samples(section: Section, run: Run, names: dict[str, str]) -> None:
         "Samples: what variational decoders make of latents drawn from the prior, a standard "
         "normal. No image went in."
     )
-    section.figure(draw("samples", caption, figures_reconstructions.samples(drawn)))
+    section.figure("samples", caption, figures_reconstructions.samples(drawn))
 
 
 def _add_maps(section: Section, shown: Shown, names: dict[str, str]) -> None:
@@ -158,4 +157,4 @@ def _add_maps(section: Section, shown: Shown, names: dict[str, str]) -> None:
         "NMI: how far clusters of the latent components match species. Names are in the map above."
     )
     figure = figures_reconstructions.maps(found, notes)
-    section.figure(draw("latent_spaces", caption, figure))
+    section.figure("latent_spaces", caption, figure)

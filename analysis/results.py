@@ -16,7 +16,6 @@ from analysis.efficiency import labels_saved
 from analysis.hypotheses import hypotheses
 from analysis.labels_needed import gains, labels_needed
 from analysis.latents import Latents, explore
-from analysis.leaderboard import winners
 from analysis.load import Run
 from analysis.noise_answer import noise_questions
 from analysis.paper import paper_table
@@ -82,11 +81,6 @@ class Results:
     def costs(self) -> pd.DataFrame:
         """What each cell cost."""
         return tables.costs(self.table)
-
-    @cached_property
-    def winners(self) -> pd.DataFrame:
-        """Each cell's chosen trial, by cell."""
-        return winners(self.run.trials, self.run.metric)
 
     @cached_property
     def _probed(self) -> Probes:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import figures_robustness
 from analysis.cells import (
-    encoder_name,
+    encoder,
     grouped,
     p_value,
     percent,
@@ -19,7 +19,7 @@ from analysis.cells import (
     with_interval,
     word,
 )
-from analysis.page import Cell, Grid, Section, draw
+from analysis.page import Cell, Grid, Section
 from analysis.robustness import AGREEMENT
 from analysis.shown import Shown
 from analysis.variants import cell_name
@@ -52,7 +52,7 @@ def _add_accuracy(section: Section, table: pd.DataFrame) -> None:
         "as in Table I; those of two variants may overlap and yet the difference be decided."
     )
     figure = figures_robustness.accuracy_in_noise(table)
-    section.figure(draw("noise_accuracy", caption, figure))
+    section.figure("noise_accuracy", caption, figure)
     section.table(_accuracy_grid(table))
 
 
@@ -130,7 +130,7 @@ def _add_clusters(section: Section, clusters: pd.DataFrame) -> None:
         "95 % intervals over images, for the clusters as they are."
     )
     figure = figures_robustness.clusters_in_noise(clusters)
-    section.figure(draw("noise_clusters", caption, figure, "26rem"))
+    section.figure("noise_clusters", caption, figure, "26rem")
     names = ["<Encoder", "Noise", "k", "NMI", "ARI", "Purity"]
     caption = (
         "Of all images, without their labels: features of the search’s encoders, of the same "
@@ -142,6 +142,6 @@ def _add_clusters(section: Section, clusters: pd.DataFrame) -> None:
 
 def _cluster_cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"noise_clusters {row['encoder']} {row['noise']:g}"
-    cells = [Cell(encoder_name(str(row["encoder"])), "t"), _noise(row, key)]
+    cells = [encoder(row), _noise(row, key)]
     cells.append(value(row, "k", ".0f", key))
     return cells + [with_interval(row, name, ".3f", key) for name in AGREEMENT]

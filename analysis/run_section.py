@@ -7,7 +7,7 @@ import yaml
 from analysis import course, figures_search, tables
 from analysis.leaderboard import METRIC_NAMES, first_line
 from analysis.load import Run
-from analysis.page import Cell, Grid, Row, Section, draw
+from analysis.page import Cell, Grid, Row, Section
 from analysis.shown import Shown
 from analysis.wording import NONE, percents
 
@@ -114,4 +114,4 @@ def _add_occupancy(section: Section, run: Run) -> None:
     if work.empty:
         return
     caption = "How many epochs each node trained at the same time, while the study ran."
-    section.figure(draw("occupancy", caption, figures_search.occupancy(work), "40rem"))
+    section.figure("occupancy", caption, figures_search.occupancy(work), "40rem")

@@ -9,9 +9,9 @@ from markupsafe import Markup
 from analysis import charts, course, figures_search, tables
 from analysis.cells import value, word
 from analysis.importance import ENOUGH, importance
-from analysis.leaderboard import METRIC_NAMES, epochs, leaderboard, trial_name, winners
+from analysis.leaderboard import METRIC_NAMES, epochs, leaderboard, trial_name
 from analysis.load import Run
-from analysis.page import Cell, Grid, Row, Section, draw, keyed
+from analysis.page import Cell, Grid, Row, Section, keyed
 from analysis.shown import Shown
 from analysis.wording import minus
 
@@ -36,7 +36,7 @@ def leaderboard_section(shown: Shown) -> Section | None:
 def _best(run: Run) -> Grid:
     ranked = leaderboard(run.trials, run.metric)
     ranked = ranked[ranked["state"] != "FAIL"].groupby("cell").head(TOP)
-    chosen = set(winners(run.trials, run.metric)["trial_id"])
+    chosen = set(run.winners["trial_id"])
     rows = [Row(_trial_cells(row, row["trial_id"] in chosen)) for row in ranked.to_dict("records")]
     names = ["#", "<Trial", "<Cell", "<State", "lr", "Validation F1", "Accuracy", "Loss"]
     caption = (
@@ -67,7 +67,7 @@ def _add_lr(section: Section, shown: Shown) -> None:
     figure = figures_search.lr_search(
         run.trials, tables.chosen_lrs(run), *shape, run.config["search"]["lr"], course.rungs(run)
     )
-    section.figure(draw("lr_search", caption, figure, "44rem", stands_in=True))
+    section.figure("lr_search", caption, figure, "44rem", stands_in=True)
 
 
 def _add_curves(section: Section, shown: Shown) -> None:
@@ -78,11 +78,11 @@ def _add_curves(section: Section, shown: Shown) -> None:
         f"Validation {METRIC_NAMES[run.metric]} after each epoch of the search, a plot a cell. "
         "Grey: trials (at most 60 a cell). Bold: the trial whose learning rate was chosen."
     )
-    chosen = {str(k): str(v) for k, v in shown.results.winners["trial_id"].items()}
+    chosen = {str(k): str(v) for k, v in run.winners["trial_id"].items()}
     shape = (run.metric, run.variants, run.label_ratios)
     section.heading("Learning curves")
     figure = figures_search.learning_curves(run.epochs, chosen, *shape)
-    section.figure(draw("learning_curves", caption, figure, "44rem"))
+    section.figure("learning_curves", caption, figure, "44rem")
 
 
 def _add_rungs(section: Section, run: Run) -> None:
@@ -105,7 +105,7 @@ def _add_rungs(section: Section, run: Run) -> None:
         "without rungs, patience would have ended some trials as well."
     )
     figure = figures_search.rungs_over_time(run.epochs, run.trials, rungs, most)
-    section.figure(draw("rungs_over_time", caption, figure, "40rem"))
+    section.figure("rungs_over_time", caption, figure, "40rem")
 
 
 def _add_importance(section: Section, run: Run) -> None:
@@ -124,4 +124,4 @@ def _add_importance(section: Section, run: Run) -> None:
         "forest."
     )
     section.note(text.format(explained, ""))
-    section.figure(draw("importance", caption, figures_search.importance(found.shares), "auto"))
+    section.figure("importance", caption, figures_search.importance(found.shares), "auto")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.leaderboard import first_line, winners
+from analysis.leaderboard import first_line
 from analysis.load import Run
 from analysis.statistics import (
     METRICS,
@@ -118,7 +118,7 @@ def chosen_recipes(run: Run) -> dict[str, str]:
 
 
 def _chosen(run: Run, name: str) -> dict[str, Any]:
-    won = winners(run.trials, run.metric)[name].to_dict()
+    won = run.winners[name].to_dict()
     used = run.evaluations.drop_duplicates("cell").set_index("cell")[name].to_dict()
     return {str(cell): value for cell, value in {**won, **used}.items()}
 

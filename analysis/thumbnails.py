@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -34,10 +34,11 @@ class Thumbnails:
     def __bool__(self) -> bool:
         return bool(self.place)
 
-    def image(self, file: str, title: str) -> Markup | None:
-        """One of them, as an element of the page; None where it is not among them."""
-        if file not in self.place:
-            return None
+    def images(self, files: Iterable[str], species: str) -> list[Markup]:
+        """Images of a species as elements of the page; those that are gone are left out."""
+        return [self._image(file, f"{species}, {file}") for file in files if file in self.place]
+
+    def _image(self, file: str, title: str) -> Markup:
         row, column = divmod(self.place[file], self.columns)
         place = f"--x:-{column * SIZE}px;--y:-{row * SIZE}px"
         element = Markup('<span class="thumb" role="img" aria-label="{0}" title="{0}" style="{1}">')

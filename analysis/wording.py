@@ -96,6 +96,20 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
+def shorten(text: str, length: int = 26) -> str:
+    """A text cut to so many characters; as many as there is room for beside a plot."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of texts as lines for the terminal, in columns."""
+    widest = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(text.ljust(wide) for text, wide in zip(row, widest, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
 def rounded_up(number: int) -> str:
     """Of 100 and more two digits: ``17``, ``about 18,000`` of 17,451."""
     if number < 100:

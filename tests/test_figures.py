@@ -27,6 +27,7 @@ from analysis.figures_search import _fates
 from analysis.importance import importance
 from analysis.leaderboard import winners
 from analysis.load import Run
+from analysis.wording import shorten
 
 ODD = (
     "<script>alert(1)</script>",
@@ -221,7 +222,7 @@ def test_confused_pairs_show_both_species_images(run: Run) -> None:
     texts = _texts(figure)
     assert "is gone" in " ".join(texts)
     first = pairs.iloc[0]
-    start = f"{drawing.shorten(first['true'])}, taken {first['times']:,} of {first['of']:,}"
+    start = f"{shorten(first['true'])}, taken {first['times']:,} of {first['of']:,}"
     assert any(text.startswith(start) for text in texts)
     drawing.to_svg(figures_errors.confused_pairs(pairs.head(0), picture))
 
