@@ -28,6 +28,7 @@ ENOUGH = 0.5  # R² from which on shares mean something
 _STEPS = 64  # of log lr
 _TREES = 100
 _MOST_TRIALS = 4000  # a forest of more is not better, only slower
+_SEED = 0
 _NAMES = ("label ratio", "learning rate")
 
 
@@ -48,7 +49,7 @@ class Importance:
     trials: int
 
 
-def importance(trials: pd.DataFrame, metric: str, seed: int = 0) -> Importance:
+def importance(trials: pd.DataFrame, metric: str) -> Importance:
     """Split the variance of a score over the study's trials.
 
     Trials that were stopped early count with the best score that they reached: without them, bad
@@ -59,15 +60,14 @@ def importance(trials: pd.DataFrame, metric: str, seed: int = 0) -> Importance:
     Args:
         trials: as ``trials.parquet``.
         metric: val_f1, val_acc or val_loss.
-        seed: of the forest.
     """
     known = trials[trials["state"].isin(["COMPLETE", "PRUNED"]) & trials[metric].notna()]
     if len(known) > _MOST_TRIALS:
-        known = known.sample(_MOST_TRIALS, random_state=seed)
+        known = known.sample(_MOST_TRIALS, random_state=_SEED)
     score = known[metric].to_numpy(dtype=float)
     if len(score) < LEAST_TRIALS or np.ptp(score) == 0:
         return Importance(pd.DataFrame(columns=["factors", "share"]), float("nan"), len(score))
-    surface, explained = _learn(known, score, seed)
+    surface, explained = _learn(known, score)
     first = "variant, recipe" if known["recipe"].notna().any() else "variant"
     return Importance(shares(surface, (first, *_NAMES)), explained, len(score))
 
@@ -101,7 +101,7 @@ def shares(surface: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
     return frame.sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
 
-def _learn(trials: pd.DataFrame, score: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
+def _learn(trials: pd.DataFrame, score: np.ndarray) -> tuple[np.ndarray, float]:
     """The forest's prediction over the grid, (V, R, L), and its R² on trials left out."""
     from sklearn.ensemble import RandomForestRegressor
 
@@ -111,7 +111,7 @@ def _learn(trials: pd.DataFrame, score: np.ndarray, seed: int) -> tuple[np.ndarr
     lr = np.log(trials["lr"].to_numpy(dtype=float))
     steps = (np.arange(_STEPS) + 0.5) / _STEPS * np.ptp(lr) + lr.min()
     grid = np.meshgrid(np.arange(len(variants)), np.arange(len(ratios)), steps, indexing="ij")
-    forest = RandomForestRegressor(_TREES, oob_score=True, random_state=seed)
+    forest = RandomForestRegressor(_TREES, oob_score=True, random_state=_SEED)
     forest.fit(_columns(variant, ratio, lr, len(variants)), score)
     v, r, x = (axis.ravel() for axis in grid)
     points = _columns(v, r, x, len(variants))

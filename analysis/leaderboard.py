@@ -208,9 +208,9 @@ def epochs(row: Mapping[Any, Any]) -> str:
     return f"{trained} ({best})" if best else trained
 
 
-def first_line(error: object, length: int = 200) -> str:
+def first_line(error: object) -> str:
     """What an error says on its first line that is not empty."""
     if error is None or (isinstance(error, float) and np.isnan(error)) or error is pd.NA:
         return ""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shorten(lines[0], length) if lines else ""
+    return shorten(lines[0], 200) if lines else ""

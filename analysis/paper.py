@@ -66,7 +66,7 @@ def _batched(run: Run) -> dict[tuple[str, int], dict[str, float]]:
     return dict(zip(means.index, means.to_dict("records"), strict=True))
 
 
-def batch_metrics(true: np.ndarray, pred: np.ndarray, batch: int = BATCH) -> dict[str, float]:
+def batch_metrics(true: np.ndarray, pred: np.ndarray) -> dict[str, float]:
     """Accuracy, and macro F1, precision and recall within batches, averaged over the batches.
 
     A batch's macro mean is over the species that are in it or predicted in it, as scikit-learn's
@@ -75,7 +75,7 @@ def batch_metrics(true: np.ndarray, pred: np.ndarray, batch: int = BATCH) -> dic
     Args:
         true, pred: species of the images in the loader's order, (N,).
     """
-    cuts = range(batch, len(true), batch)
+    cuts = range(BATCH, len(true), BATCH)
     parts = zip(np.split(true, cuts), np.split(pred, cuts), strict=True)
     mean = np.mean([_macro(*part) for part in parts], axis=0)
     scores = dict(zip(("f1", "precision", "recall"), map(float, mean), strict=True))

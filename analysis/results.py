@@ -17,7 +17,7 @@ from analysis.hypotheses import hypotheses
 from analysis.labels_needed import gains, labels_needed
 from analysis.latents import Latents, explore
 from analysis.load import Run
-from analysis.noise_answer import noise_questions
+from analysis.noise_questions import noise_questions
 from analysis.paper import paper_table
 from analysis.power import power
 from analysis.probes import PRETRAINED, Probes, probe, probe_table
