@@ -5,8 +5,8 @@ run = load("runs/quick")
 run.trials.groupby("cell").val_f1.max()
 """
 
-# Bound here and at once: fetched lazily, ``analysis.load`` would be the module of that name
-# whenever another module had imported it before. It imports nothing heavy.
+# Imported here rather than on demand: ``analysis.load`` would otherwise be the module of that name
+# as soon as another module had imported it. It imports nothing heavy.
 from analysis.load import Run, load
 
 __all__ = ["Run", "load"]

@@ -1,6 +1,6 @@
-"""What the figures say, in a few sentences that follow from them and from nothing else.
+"""The answer: what the results say, in a few sentences that follow from them alone.
 
-"Not decided by this data" is an answer. What is decided follows from `analysis.verdicts`.
+"Not decided by this data" is an answer. `analysis.verdicts` says when a difference is decided.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def answer(
     gained: pd.DataFrame,
     power: pd.DataFrame | None = None,
 ) -> list[str]:
-    """The answer, a sentence an element.
+    """The answer, one sentence per element.
 
     Args:
         table: Table I.
         differences: what `contrasts` gave.
         needed, gained: what `analysis.labels_needed` gave.
-        power: what `analysis.power.power` gave; with it, the first question, where it is not
-            decided, says what would decide it (the page has that of all).
+        power: what `analysis.power.power` gave; with it, the first question, if it is open, comes
+            with what would decide it (the page says so for all questions).
     """
     if table.empty or table["test_acc"].isna().all():
         return _without_test(run)
@@ -73,7 +73,7 @@ def _without_test(run: Run) -> list[str]:
 
 
 def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
-    """A sentence; where only encoders with a recipe are fine-tuned, one for each of them."""
+    """One sentence; if only encoders with a recipe are fine-tuned, one for each of them."""
     recipes = by_recipe(run)
     if recipes:
         return [
@@ -102,7 +102,7 @@ def _unlabelled(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None)
 
 
 def _fine_tuning(run: Run, differences: pd.DataFrame) -> list[str]:
-    """A sentence; where only encoders with a recipe are frozen, one for each of them."""
+    """One sentence; if only encoders with a recipe are frozen, one for each of them."""
     if {"B1", "B2"} <= set(run.variants):
         subject = "Fine-tuning the encoder instead of freezing it (B2 − B1)"
         return [statement(_of(differences, FINE_TUNING), subject)]
@@ -116,8 +116,8 @@ def _fine_tuning(run: Run, differences: pd.DataFrame) -> list[str]:
 
 
 def _other_encoders(differences: pd.DataFrame) -> list[str]:
-    """How the encoders' recipes fared beside the common one, in a sentence; none, if there is one
-    encoder alone.
+    """How the encoders' recipes compare with the common one: one sentence, or none if there is
+    only one encoder.
     """
     rows = of_other_encoders(differences)
     parts, named = [], set()
@@ -178,7 +178,7 @@ def _end(row: Mapping[Any, Any]) -> str:
 
 
 def _guessing(run: Run) -> str:
-    """What always naming the most frequent species would score, where that is more than 1 / K."""
+    """What always guessing the most frequent species would score, if clearly more than 1 / K."""
     true = run.predictions.drop_duplicates("file")["true"]
     share, species = true.value_counts(normalize=True).max(), len(run.species)
     if share * species < 1.5:
@@ -187,7 +187,7 @@ def _guessing(run: Run) -> str:
 
 
 def _chosen_recipes(table: pd.DataFrame) -> list[str]:
-    """What the search took for the variants that search their encoder's recipe."""
+    """Which recipes the search chose, for the variants that search their encoder's recipe."""
     found = table[table["recipe"].notna()]
     sentences = []
     for variant, rows in found.groupby("variant"):

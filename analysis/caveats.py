@@ -1,4 +1,4 @@
-"""What a reader must know before the figures: that a study is not whole, or its scores flatter."""
+"""What a reader must know before the results: the study is incomplete, or its scores flatter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from analysis.wording import counted
 
 
 def caveats(run: Run) -> list[str]:
-    """A sentence each, the gravest last; none of a study that ended as it should."""
+    """One sentence each, the gravest last; none for a study that ended as it should."""
     return [*_unfinished(run), *_failed(run), *_out_of_time(run), *_leaks(run)]
 
 

@@ -1,4 +1,4 @@
-"""Numbers of a frame as cells of a table on the page, each with the key it is traced by."""
+"""The cells of the page's tables, each number with the key that traces it to its frame."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Values = Mapping[Any, Any]
 
 
 def word(value: object, style: str = "t") -> Cell:
-    """A text, set to the left; a dash where it is missing."""
+    """A text, left-aligned; a dash if it is missing."""
     return Cell(NONE if value is None or pd.isna(value) else str(value), style)  # type: ignore[call-overload]
 
 
 def value(row: Values, name: str, form: str, key: str, scale: float = 1.0) -> Cell:
-    """A number of a row, times ``scale``; a dash where it is missing, none where it is infinite."""
+    """A number of a row, times ``scale``; a dash if it is missing, "none" if it is infinite."""
     found = row.get(name)
     if found is None or pd.isna(found):
         return Cell(NONE)
@@ -30,7 +30,7 @@ def value(row: Values, name: str, form: str, key: str, scale: float = 1.0) -> Ce
 
 
 def with_interval(row: Values, name: str, form: str, key: str, scale: float = 1.0) -> Cell:
-    """A number, and under it its interval."""
+    """A number with its interval below it."""
     cell = value(row, name, form, key, scale)
     if not cell.key:
         return cell
@@ -39,13 +39,13 @@ def with_interval(row: Values, name: str, form: str, key: str, scale: float = 1.
 
 
 def ratio(row: Values, key: str, labels: object = None) -> Cell:
-    """A label ratio, and under it the labelled images."""
+    """A label ratio with the number of labelled images below it."""
     small = "" if labels is None or pd.isna(labels) else f"{labels:,.0f}"  # type: ignore[call-overload]
     return Cell(f"{row['label_ratio']:g}\xa0%", key=f"{key} label_ratio", small=small)
 
 
 def p_value(row: Values, name: str, key: str) -> Cell:
-    """A p-value, as ``< 0.001`` where it is smaller."""
+    """A p-value; ``< 0.001`` if it is smaller than that."""
     found = row[name]
     if pd.isna(found):
         return Cell(NONE)
@@ -54,32 +54,32 @@ def p_value(row: Values, name: str, key: str) -> Cell:
 
 
 def points(row: Values, key: str) -> Cell:
-    """A difference in points, and under it its interval."""
+    """A difference in points with its interval below it."""
     return with_interval(row, "difference", "+.1f", key, 100)
 
 
 def verdict(verdict: str, higher: str = HIGHER, lower: str = LOWER) -> Cell:
-    """A difference's verdict, with an arrow where it is decided."""
+    """The verdict on a difference, with an arrow if it is decided."""
     text = {HIGHER: f"▲ {higher}", LOWER: f"▼ {lower}"}.get(verdict, verdict)
     return Cell(text, {HIGHER: "t up", LOWER: "t down"}.get(verdict, "t soft"))
 
 
 def percent(cell: Cell) -> Cell:
-    """A cell whose number is percent."""
+    """The same cell, its number marked as a percentage."""
     return replace(cell, text=f"{cell.text}\xa0%")
 
 
 def encoder(row: Values) -> Cell:
-    """A row's encoder; a control is named as such."""
+    """The encoder of a row; a control is marked as one."""
     name = str(row["encoder"])
     controls = {"random": "random (control: untrained)", "pixels": "pixels (control)"}
     return Cell(controls.get(name, name), "t")
 
 
 def grouped(rows: list[dict[Any, Any]], by: str, cells: Any) -> list[Row]:
-    """A table's rows, with a line above each where the value of ``by`` changes.
+    """The rows of a table, with a line wherever the value of ``by`` changes.
 
-    Texts at the start of a row that only repeat the row above are faint.
+    Leading texts that repeat the row above are faint.
     """
     found: list[Row] = []
     for row, last in zip(rows, [None, *rows], strict=False):

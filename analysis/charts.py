@@ -1,6 +1,6 @@
 """What the page's charts show, as plain data for the scripts in ``static``.
 
-Species and files are told apart by their places in lists, so that each name is in the page once.
+Species and files are referred to by their index in a list, so that each name is on the page once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Data = dict[str, Any]
 
 
 def efficiency(table: pd.DataFrame) -> Data:
-    """Each test metric against labels, with its interval, a list a variant.
+    """Each test metric against labels, with its interval, one list per variant.
 
     Args:
         table: Table I.
@@ -46,9 +46,9 @@ def _style(variant: str, among: Iterable[str]) -> Data:
 
 
 def trials(run: Run) -> Data:
-    """Every trial, best first, a list a column; a missing value is null.
+    """Every trial, best first, one list per column; a missing value is null.
 
-    Scores have the four digits that are shown, so that 10,000 trials are not half the page.
+    Scores are rounded to the four digits shown, which keeps a page with 10,000 trials small.
     """
     ranked = leaderboard(run.trials, run.metric)
     chosen = set(run.winners["trial_id"])
@@ -71,8 +71,8 @@ def latent_map(points: pd.DataFrame, thumbnails: Thumbnails, first: str) -> Data
     """Every encoder's map of the same images.
 
     Args:
-        points: ``latents.parquet``; of more than 3,000 images a fixed random part is kept.
-        first: the encoder whose map is shown until another is chosen.
+        points: ``latents.parquet``; of more than 3,000 images a fixed random sample.
+        first: the encoder whose map is shown at first.
     """
     images = shown_images(points)
     species = sorted(images["species"].unique())

@@ -38,7 +38,7 @@ COLUMNS = ["cell", "variant", "label_ratio", *interval_columns(["first", "second
 COLUMNS += ["difference", "low", "high", "p", "p_holm"]
 COLUMNS += ["paired", "repeats", "n", "first_lr", "second_lr", "first_recipe", "second_recipe"]
 COLUMNS += ["first_val", "second_val"]
-_NOT_THE_STUDY = ("name", "resources", "tracking")  # of the configuration
+_NOT_THE_STUDY = ("name", "resources", "tracking")  # sections that do not change results
 
 Scored = tuple[Mapping[str, CellScores], Draws]
 
@@ -48,11 +48,11 @@ class Comparison:
     """Two studies side by side.
 
     Attributes:
-        first, second: where they lie.
+        first, second: their locations.
         metric: acc, f1, precision, recall or loss, on the test images.
-        validation: the search's metric, where both have the same; else None.
-        unpaired: why differences are not paired; None where they are.
-        changed: what the configurations and data differ in: key to both values.
+        validation: the search's metric if both have the same, else None.
+        unpaired: why the differences are not paired; None if they are.
+        changed: how configuration and data differ: key to both values.
         table: `COLUMNS`, a row a cell of either: scores with 95 % intervals (where ``paired``,
             over the repeats that both have), ``difference`` of the means (second minus first) with
             ``low``, ``high``, its p-value, the same after Holm over the rows, whether it is
@@ -77,7 +77,7 @@ def compare(first: Run, second: Run, metric: str = "acc") -> Comparison:
         metric: acc, f1, precision, recall or loss.
 
     Raises:
-        InputError: a record of one is torn, or its parts contradict each other.
+        InputError: a record of either is torn, or its parts contradict each other.
     """
     reason = why_unpaired(first, second)
     scored = _scored_apart(first, second) if reason else _scored_together(first, second)
@@ -99,7 +99,7 @@ def compare(first: Run, second: Run, metric: str = "acc") -> Comparison:
 
 
 def why_unpaired(first: Run, second: Run) -> str | None:
-    """Why the two cannot be compared image by image and seed by seed; None where they can."""
+    """Why the two cannot be compared image by image and seed by seed; None if they can."""
     prints = [run.study["data"].get("fingerprint") for run in (first, second)]
     if not prints[0] or prints[0] != prints[1]:
         return "other images"
@@ -135,7 +135,7 @@ def _scored_apart(first: Run, second: Run) -> tuple[Scored, Scored]:
 def _on_shared_repeats(
     first: CellScores | None, second: CellScores | None
 ) -> tuple[CellScores | None, CellScores | None]:
-    """Both on the repeats that they share, if any, so that the difference is of what is shown."""
+    """Both on the repeats they share, if any, so that the scores shown match their difference."""
     shared = sorted(set(first.repeats) & set(second.repeats)) if first and second else []
     if not (first and second and shared):
         return first, second
@@ -175,8 +175,8 @@ def _difference(
 def unpaired_difference(
     first: CellScores, second: CellScores, metric: str, draws: tuple[Draws, Draws]
 ) -> tuple[Estimate, float]:
-    """Second minus first where each has its own images, and its two-sided p-value; NaN where one
-    has a single repeat.
+    """Second minus first, each on its own images, with the two-sided p-value, which is NaN if
+    either has a single repeat.
 
     Args:
         draws: of the first and of the second.
@@ -190,11 +190,11 @@ def unpaired_difference(
 
 
 def minus(one: Spread, other: Spread) -> Spread:
-    """Two independent means' difference; degrees of freedom by Welch (Biometrika 34, 1947)."""
+    """The difference of independent means; degrees of freedom by Welch (Biometrika 34, 1947)."""
     sd = math.hypot(one.sd, other.sd)
     if sd == 0:
         return Spread(one.value - other.value, np.zeros_like(one.shape), 0.0, one.freedom)
-    # In reverse, as draws of the same number may be of the same seed.
+    # Reversed: draws with the same index may come from the same seed.
     shape = (one.sd * one.shape - other.sd * other.shape[::-1]) / sd
     freedom = sd**4 / (one.sd**4 / one.freedom + other.sd**4 / other.freedom)
     return Spread(one.value - other.value, shape, sd, freedom)
@@ -212,8 +212,8 @@ def _add_search(
 
 
 def changes(first: Run, second: Run) -> dict[str, tuple[object, object]]:
-    """What the two differ in, of configuration, data and commit: dotted key to both values; of
-    what only one has, None is the other's.
+    """How configuration, data and commit differ: dotted key to both values, None for a key that
+    one of them lacks.
     """
     return dict(_different(_described(first), _described(second)))
 
@@ -236,7 +236,7 @@ def _different(
 
 
 def to_json(compared: Comparison) -> str:
-    """The whole comparison as one object, its table a list of objects; missing is null."""
+    """The whole comparison as one object, its table as a list; a missing value is null."""
     names = ("first", "second", "metric", "validation", "unpaired")
     whole: dict[str, Any] = {name: getattr(compared, name) for name in names}
     whole["changed"] = {key: list(values) for key, values in compared.changed.items()}
@@ -245,7 +245,7 @@ def to_json(compared: Comparison) -> str:
 
 
 def to_csv(compared: Comparison) -> str:
-    """The table, comma-separated; missing is empty."""
+    """The table, comma-separated; a missing value is empty."""
     return str(compared.table.to_csv(index=False, lineterminator="\n"))
 
 

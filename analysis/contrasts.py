@@ -29,9 +29,9 @@ from analysis.variants import PRETRAINED, cell_name, is_best, kind_of, recipe_of
 from analysis.verdicts import verdict
 
 MOST_ROWS = 40
-"""Differences that are adjusted together, for each `DRAWS`."""
+"""For this many differences that are adjusted together, `DRAWS` draws are enough."""
 PROBE = "probe: "
-"""What the names of probes' contrasts begin with."""
+"""The prefix of the names of contrasts between probes."""
 PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
 """The names of the contrasts that the answer is about."""
 
@@ -79,8 +79,8 @@ def asked(scores: Iterable[str], other_networks: Collection[str] = ()) -> list[C
 
     Args:
         scores: the cells that have a result, as ``B2-denoising@10``.
-        other_networks: recipes whose network is not the common one's. Against that, they differ
-            in more than pretraining.
+        other_networks: recipes with another network than the common one, from which they then
+            differ in more than pretraining.
     """
     found = list(CONTRASTS)
     names = {variant_of(cell) for cell in scores}
@@ -112,9 +112,10 @@ def _of_recipe(name: str, base: str, recipe: str, other: bool) -> list[Contrast]
 
 
 def by_recipe(run: Run) -> list[tuple[str, str]]:
-    """(recipe, contrast): what pretraining does, in a study in which only recipes are fine-tuned.
+    """(recipe, contrast) for the effect of pretraining, if only encoders with a recipe are
+    fine-tuned.
 
-    A recipe is compared with its own untrained network, or with B0 where that is the same.
+    A recipe is compared with its own untrained network, or with B0 if that is the same.
     """
     if "B2" in run.variants:
         return []
@@ -131,10 +132,8 @@ def by_recipe(run: Run) -> list[tuple[str, str]]:
 
 
 def of_other_encoders(differences: pd.DataFrame) -> pd.DataFrame:
-    """The rows that compare an encoder's recipe with the common one, in the same variant.
-
-    Returns:
-        They, with the ``recipe``.
+    """The rows that compare an encoder's recipe with the common one in the same variant, with the
+    ``recipe`` as a column.
     """
     names = [sides(contrast) for contrast in differences["contrast"]]
     own = [other in PRETRAINED and kind_of(one) == other != one for one, other in names]
@@ -147,7 +146,7 @@ COLUMNS += ["high", "p", "p_holm", "verdict", "repeats", "n"]
 
 
 def draws_needed(rows: int) -> int:
-    """Draws with which the least p-value, 1 / (1 + draws), is decided even after Holm.
+    """How many draws let the smallest p-value, 1 / (1 + draws), be decided even after Holm.
 
     Args:
         rows: differences that are adjusted together.
@@ -160,7 +159,7 @@ class Pairs:
     """All that is compared, by contrast and ratio, on the same draws.
 
     Attributes:
-        learned: those of which one side at least is surely better than chance.
+        learned: those with at least one side surely better than chance.
     """
 
     found: dict[tuple[Contrast, int], Paired]
@@ -181,7 +180,7 @@ def pairs(
     Args:
         scores: by ``VARIANT@RATIO``, and by ``FEATURES@RATIO`` of the probes.
         ratios: label ratios, percent.
-        other_networks: as `asked` has it.
+        other_networks: as for `asked`.
     """
     found, learned = {}, set()
     able = {cell for cell, each in scores.items() if above_chance(each, draws)}
@@ -197,7 +196,7 @@ def pairs(
 
 
 def contrasts(compared: Pairs) -> pd.DataFrame:
-    """Every difference, with its interval, p-values and verdict: `COLUMNS`, docs/RECORDS.md."""
+    """Every difference with interval, p-values and verdict: `COLUMNS`, see docs/RECORDS.md."""
     frame = pd.DataFrame(_rows(compared), columns=[c for c in COLUMNS if c != "verdict"])
     frame["p_holm"] = holm(frame["p"].tolist())
     frame["verdict"] = [
@@ -217,12 +216,14 @@ def _rows(compared: Pairs) -> Iterator[tuple[object, ...]]:
 
 
 def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int, int] | None:
-    """How much larger a contrast is at the lowest ratio than at the highest, of those at which one
-    side at least is surely better than chance: where neither learned, there is no effect to see.
+    """How much larger a contrast is at the lowest label ratio than at the highest.
+
+    Only ratios count at which at least one side is surely better than chance: where neither
+    learned, there is no effect to see.
 
     Returns:
-        The difference of the differences with its p-value, and the two ratios; None where there
-        are not two ratios that share two repeats.
+        The difference of the differences with its p-value, and the two ratios; None unless
+        two ratios share two repeats.
     """
     of_name = {
         key[1]: each
@@ -239,7 +240,7 @@ def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int
 
 
 def less(one: Paired, other: Paired) -> Paired | None:
-    """The difference of two differences, on the repeats that both have; None without any."""
+    """The difference of two differences on the repeats they share; None if they share none."""
     shared = tuple(sorted(set(one.repeats) & set(other.repeats)))
     if not shared:
         return None

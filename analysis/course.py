@@ -1,4 +1,4 @@
-"""The course of a study over time: what early stopping saved, and how busy its machines were.
+"""How a study went over time: what early stopping saved, and how busy the machines were.
 
 Times are seconds since 1970 (UTC) by the clock of the machine that did the work.
 """
@@ -21,10 +21,10 @@ class Savings:
     """What stopping trials early saved.
 
     Attributes:
-        trials: that have ended; those that failed or ran out of time are left out.
-        stopped: of them, by a rung.
-        trained: epochs of all of them.
-        saved: epochs that the stopped ones had left. At most so many: without rungs, patience
+        trials: that ended, except those that failed or ran out of time.
+        stopped: how many of them a rung stopped.
+        trained: epochs of all of them together.
+        saved: epochs that the stopped ones had left. An upper bound: without rungs, patience
             would have ended some of them as well.
     """
 
@@ -35,7 +35,7 @@ class Savings:
 
     @property
     def share(self) -> float:
-        """Of the epochs without rungs, in [0, 1]; NaN before the first epoch."""
+        """Saved epochs over those without rungs, in [0, 1]; NaN before the first epoch."""
         return self.saved / whole if (whole := self.trained + self.saved) else float("nan")
 
 
@@ -54,7 +54,7 @@ def savings(trials: pd.DataFrame, max_epochs: int) -> Savings:
 
 
 def rungs(run: Run) -> list[int]:
-    """The epochs at which ASHA judged the trials of each cell; none without ASHA."""
+    """The epochs at which ASHA compares the trials of a cell; empty without ASHA."""
     search = run.config.get("search", {})
     if search.get("scheduler") != "asha":
         return []
@@ -66,7 +66,7 @@ def rungs(run: Run) -> list[int]:
 
 
 def max_epochs(run: Run) -> int:
-    """The most epochs that a trial may train."""
+    """How many epochs a trial may train at most."""
     return int(run.config["training"]["max_epochs"])
 
 
@@ -74,8 +74,8 @@ def work(run: Run) -> pd.DataFrame:
     """When each epoch of the study was trained, and where.
 
     Returns:
-        ``node kind start end``, a row an epoch whose end is known: ``kind`` is one of `KINDS`.
-        Where a record does not say on which node, that is the study's only one, or `UNKNOWN`.
+        ``node kind start end``, one row per epoch whose end is known; ``kind`` is one of `KINDS`.
+        An epoch without a recorded node has the study's only node, or `UNKNOWN`.
     """
     nodes = run.trials.set_index("trial_id")["node"]
     only = pd.unique(nodes.dropna())
@@ -100,7 +100,7 @@ def busy(work: pd.DataFrame, edges: np.ndarray) -> dict[str, np.ndarray]:
     """How many epochs were trained at the same time, for each kind of work.
 
     Args:
-        work: rows of `work`, of one node say.
+        work: rows of `work`, for example of one node.
         edges: of T bins of time, (T + 1,), rising.
 
     Returns:
@@ -115,12 +115,12 @@ def busy(work: pd.DataFrame, edges: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _done_by(times: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Seconds of the intervals that lie before each time."""
+    """How many seconds of the intervals lie before each time."""
     return _since(times, start) - _since(times, end)
 
 
 def _since(times: np.ndarray, begun: np.ndarray) -> np.ndarray:
-    """The sum over all that had begun, of the seconds since then."""
+    """At each time, the seconds since their beginning, summed over all that have begun."""
     order = np.sort(begun)
     number = np.searchsorted(order, times)
     sums = np.concatenate([[0.0], np.cumsum(order - times[0])])

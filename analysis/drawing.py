@@ -1,7 +1,7 @@
 """How every figure looks, and how it is written as SVG and PNG.
 
-Colours are Okabe & Ito's (jfly.uni-koeln.de/color), which differ to the colour-blind; no figure
-tells things apart by colour alone. Figures have no background, and ink of one known colour, so
+Colours are Okabe & Ito's (jfly.uni-koeln.de/color), which the colour-blind can tell apart; no
+figure relies on colour alone. Figures have no background, and ink of one known colour, so
 that a page can show the same SVG in light and in dark.
 """
 
@@ -26,7 +26,7 @@ ORANGE, SKY, GREEN, BLUE = "#e69f00", "#56b4e9", "#009e73", "#0072b2"
 RED, PINK, GREY = "#d55e00", "#cc79a7", "#8a949e"
 VARIANT_STYLE = {
     "A": (PINK, "s"),
-    "B0": ("#c77c02", "^"),  # orange, but darker: on white theirs has a contrast of 2.2 : 1
+    "B0": ("#c77c02", "^"),  # a darker orange: theirs has a contrast of only 2.2 : 1 on white
     "B1": (GREEN, "D"),
     "B2": (BLUE, "o"),
     "C": (RED, "v"),
@@ -43,7 +43,7 @@ RECIPE_MARKERS = ("P", "X", "v", "<", ">", "*")
 SPECIES_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
 SPECIES_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
 
-# Of other scripts, those that are installed. In SVG the text is text, and the browser finds a font.
+# Fonts for other scripts, if installed. In SVG, text stays text and the browser finds a font.
 OTHER_FONTS = ["Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans"]
 OTHER_FONTS += ["Microsoft YaHei", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari"]
 
@@ -79,7 +79,7 @@ _STYLE: Any = {
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Figure]:
-    """A new figure, in inches, that is filled in the project's style."""
+    """A new figure of that size in inches, drawn in the project's style inside the context."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -93,16 +93,16 @@ def horizontal_grid(axes: Axes) -> None:
 
 
 def panel_shape(count: int) -> tuple[int, int]:
-    """The rows and columns of so many panels: at most three in a row."""
+    """Rows and columns for that many panels, at most three in a row."""
     across = min(3, count)
     return -(-count // across), across
 
 
 def panels(figure: Figure, count: int, shared: bool = False) -> list[Axes]:
-    """So many axes, row by row.
+    """That many axes, row by row.
 
     Args:
-        shared: they have the same scales.
+        shared: whether they have the same scales.
     """
     shape = panel_shape(count)
     many = figure.subplots(*shape, sharex=shared, sharey=shared, squeeze=False).ravel()
@@ -114,7 +114,7 @@ def panels(figure: Figure, count: int, shared: bool = False) -> list[Axes]:
 def cell_grid(
     figure: Figure, variants: Sequence[str], ratios: Sequence[int]
 ) -> dict[tuple[str, int], Axes]:
-    """Axes a cell, variants down and ratios across, with shared scales."""
+    """One pair of axes per cell, variants down and ratios across, with shared scales."""
     many = figure.subplots(len(variants), len(ratios), sharex=True, sharey=True, squeeze=False)
     cells = {}
     for row, variant in enumerate(variants):
@@ -133,7 +133,7 @@ def cell_grid_size(variants: Sequence[str], ratios: Sequence[int]) -> tuple[floa
 
 
 def variant_styles(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Each variant's colour and marker; those with a recipe of their own come after the plain."""
+    """The colour and marker of each variant; those with a recipe resemble the plain one."""
     names = sorted({recipe_of(variant) for variant in variants} - {""})
     found = {}
     for variant in variants:
@@ -155,7 +155,7 @@ def species_style(number: int) -> tuple[str, str]:
 
 @contextmanager
 def _any_script() -> Iterator[None]:
-    """A species' name may be of a script that no font here has; it is drawn as boxes."""
+    """Without warnings about names in a script that no font here has: they are drawn as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         yield
@@ -166,7 +166,7 @@ def to_svg(figure: Figure) -> str:
     sink = io.StringIO()
     with mpl.rc_context(_STYLE), _any_script():
         figure.savefig(sink, format="svg", facecolor="none", metadata={"Date": None})
-    figure.set_layout_engine("none")  # it is laid out: a PNG of it need not be again
+    figure.set_layout_engine("none")  # a PNG of it need not lay it out again
     return sink.getvalue()
 
 

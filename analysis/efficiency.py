@@ -1,5 +1,4 @@
-"""Labels saved: how many labels the network from random weights needs for what a pretrained one
-reaches with few.
+"""Labels saved: how many labels the network from random weights needs to match a pretrained one.
 
 A variant's curve is its test accuracy against the logarithm of its labels, made monotone by pool
 adjacent violators (Ayer et al., Ann. Math. Stat. 26, 1955) and linear between the studied ratios.
@@ -27,8 +26,8 @@ Curve = tuple[np.ndarray, np.ndarray, np.ndarray]
 def labels_saved(
     scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int]
 ) -> pd.DataFrame:
-    """`COLUMNS`, docs/RECORDS.md: a row a pair of variants and ratio at which the pretrained one
-    is surely better than chance; what is not, any labels reach.
+    """`COLUMNS`, see docs/RECORDS.md: one row per pretrained variant and ratio at which it is
+    surely better than chance; otherwise any number of labels would match it.
 
     Args:
         scores: by cell.
@@ -48,7 +47,7 @@ def labels_saved(
 
 
 def pretrained(scores: Iterable[str]) -> list[str]:
-    """The variants among the cells that start from a pretrained encoder, fine-tuned ones first."""
+    """The pretrained variants among the cells, the fine-tuned ones first."""
     variants = {variant_of(cell) for cell in scores}
     found = filter(is_pretrained, variants)
     return sorted(found, key=lambda variant: (kind_of(variant) == "B1", variant))
@@ -105,7 +104,7 @@ def labels_for(target: np.ndarray, labels: np.ndarray, accuracy: np.ndarray) -> 
         accuracy: at those, (P, B).
 
     Returns:
-        Labels; the fewest of the curve where those reach the target, inf where the most do not.
+        Labels: the curve's fewest if they reach the target, inf if its most do not.
     """
     curve = monotone(accuracy)
     reached = curve >= target

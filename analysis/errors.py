@@ -14,8 +14,8 @@ def most_confused(predictions: pd.DataFrame, top: int = 5, images: int = 3) -> p
 
     Args:
         predictions: one cell's rows of ``predictions.parquet``.
-        top: pairs at most.
-        images: of each kind at most.
+        top: how many pairs at most.
+        images: how many of each kind at most.
 
     Returns:
         ``true pred times of share files like``, most ``times`` first: ``times`` of all ``of``
@@ -39,7 +39,7 @@ def most_confused(predictions: pd.DataFrame, top: int = 5, images: int = 3) -> p
 
 
 def _how_often(predictions: pd.DataFrame) -> pd.DataFrame:
-    """A row an image and what it was called: how often over the repeats, and how surely."""
+    """One row per image and predicted species: how often over the repeats, and how confidently."""
     groups = predictions.groupby(["true", "pred", "file"])["probability"]
     said = groups.agg(times="size", sure="mean").reset_index()
     return said.sort_values(["times", "sure"], ascending=False, kind="stable")
@@ -58,7 +58,7 @@ def _examples(said: pd.DataFrame, species: str, images: int) -> list[str]:
 
 
 def calibration(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
-    """How often predictions are right that are about as sure: a reliability diagram's table.
+    """How often predictions of similar confidence are right: the table of a reliability diagram.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599): bins of equal
     width; a bin (a, b] holds confidences over a.
@@ -67,8 +67,8 @@ def calibration(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
         predictions: one cell's rows of ``predictions.parquet``, all repeats together.
 
     Returns:
-        ``low high confidence accuracy predictions``, a row a bin that holds any: its bounds, the
-        mean probability of what was said, the share that was right, and their number.
+        ``low high confidence accuracy predictions``, one row per non-empty bin: its bounds, the
+        mean probability of its predictions, the share that was right, and their number.
     """
     sure = predictions["probability"].to_numpy(dtype=float)
     right = (predictions["true"] == predictions["pred"]).to_numpy(dtype=float)
@@ -88,7 +88,7 @@ def calibration_error(table: pd.DataFrame) -> float:
     """The expected calibration error (ECE), in [0, 1]: |confidence − accuracy| over predictions.
 
     Args:
-        table: as `calibration` gives it. With few predictions a bin the error is too high, by
+        table: what `calibration` gives. With few predictions per bin the error is too high, by
             chance alone.
     """
     if table.empty:

@@ -1,4 +1,4 @@
-"""Figures of errors: which species are confused, and whether classifiers are too sure.
+"""Figures of errors: which species are confused, and whether classifiers are overconfident.
 
 Each function takes a table and returns a matplotlib Figure.
 """
@@ -27,7 +27,7 @@ from analysis.wording import shorten
 
 
 def confusion(predictions: pd.DataFrame, species: Sequence[str]) -> Figure:
-    """Share of each species' test images, over all repeats, that were called each species.
+    """The confusion matrix: what share of each species' test images was called each species.
 
     Args:
         predictions: one cell's rows of ``predictions.parquet``.
@@ -68,12 +68,12 @@ def _write_shares(axes: Axes, share: np.ndarray) -> None:
 
 
 def confused_pairs(pairs: pd.DataFrame, picture: Callable[[str], np.ndarray | None]) -> Figure:
-    """The most confused pairs of species: images that were wrong, and what they were taken for.
+    """The most confused pairs of species: images that were wrong, and images of the other species.
 
     Args:
-        pairs: as `analysis.errors.most_confused` gives them.
-        picture: an image's pixels by its ``file``, uint8 (H, W, 3), or None where it is gone: as
-            `analysis.pictures.Pictures.thumbnail` with a size.
+        pairs: what `analysis.errors.most_confused` gives.
+        picture: gives the pixels of a ``file``, uint8 (H, W, 3), or None if it is gone, as
+            `analysis.pictures.Pictures.thumbnail` does for a size.
     """
     wide = max([1, *(len(files) for name in ("files", "like") for files in pairs[name])])
     many = max(len(pairs), 1)
@@ -92,7 +92,7 @@ def _pair(
 ) -> None:
     share = f"{row['times']:,} of {row['of']:,} ({100 * row['share']:.0f} %)"
     texts = {0: f"{shorten(row['true'])}, taken {share} for", wide + 1: shorten(row["pred"])}
-    for column, text in texts.items():  # longer than their image: they must not push the next
+    for column, text in texts.items():  # they may be wider than their image
         axes[column].set_title(" ")
         place: Any = {"transform": axes[column].transAxes, "va": "bottom"}
         axes[column].text(0, 1.05, text, **place).set_in_layout(False)
@@ -108,10 +108,10 @@ def _pair(
 
 
 def reliability(table: pd.DataFrame) -> Figure:
-    """Share of right predictions against how sure they were, with the ECE; below, how many.
+    """Accuracy against confidence, with the ECE; below, how many predictions there are.
 
     Args:
-        table: as `analysis.errors.calibration` gives it.
+        table: what `analysis.errors.calibration` gives.
     """
     sizes = table["predictions"] / max(float(table["predictions"].max() or 1), 1)
     with drawing(4.2, 4.9) as figure:

@@ -1,4 +1,4 @@
-"""Figures of what encoders give back. Each function returns a matplotlib Figure."""
+"""Figures of reconstructions: what decoders make of images. Each function returns a Figure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from PIL import Image
 from analysis.drawing import drawing, species_style
 
 INCHES = 0.72  # of a picture's side
-MOST_PIXELS = 64  # of a picture's side; a page with larger ones would not fit into a mail
+MOST_PIXELS = 64  # of a picture's side; keeps the page small enough for an email
 GAP = 0.04  # between pictures, of their side
 ACROSS = 8  # samples in a row
 
 
 def picture_rows(rows: Sequence[tuple[str, np.ndarray]]) -> Figure:
-    """Pictures in rows, each with its name; the columns belong together (Fig. 4).
+    """Rows of pictures, each row with its name; columns show the same image (Fig. 4).
 
     Args:
         rows: name, and uint8 (n, H, W, 1 or 3).
@@ -36,7 +36,7 @@ def picture_rows(rows: Sequence[tuple[str, np.ndarray]]) -> Figure:
 
 
 def samples(named: Mapping[str, np.ndarray]) -> Figure:
-    """Pictures from priors, 8 in a row.
+    """Pictures that decoders make of samples from the prior, 8 in a row.
 
     Args:
         named: name to uint8 (n, H, W, 1 or 3).
@@ -58,7 +58,7 @@ def _picture_axes(figure: Figure, columns: int, rows: int) -> Axes:
 
 
 def _put(axes: Axes, picture: np.ndarray, column: int, row: int) -> None:
-    """Place a picture (H, W, 1 or 3) with its pixels as squares."""
+    """Draw a picture (H, W, 1 or 3) without smoothing its pixels."""
     image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     if max(image.size) > MOST_PIXELS:
         image = image.resize((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS)
@@ -72,7 +72,7 @@ def maps(points: Mapping[str, pd.DataFrame], notes: Mapping[str, str]) -> Figure
 
     Args:
         points: name to one encoder's rows of ``latents.parquet``.
-        notes: name to what stands beside it.
+        notes: name to the line below it.
     """
     with drawing(0.3 + 2.4 * len(points), 5.0) as figure:
         many = figure.subplots(2, len(points), squeeze=False)

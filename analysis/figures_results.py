@@ -27,13 +27,13 @@ from analysis.tables import with_results
 from analysis.variants import title
 from analysis.wording import shorten
 
-_MOST_POINTS = 6000  # of a map as shapes; more are an image
+_MOST_POINTS = 6000  # of a map as vector shapes; more become an image
 
 
 def label_efficiency(table: pd.DataFrame) -> Figure:
-    """Test accuracy against labelled training images, a line a variant with its 95 % bars.
+    """Test accuracy against labelled training images, one line per variant with 95 % bars.
 
-    Variants stand side by side at each ratio, or their bars would hide each other.
+    Variants are set a little apart at each ratio, so that their bars do not hide each other.
 
     Args:
         table: Table I.
@@ -53,7 +53,7 @@ def label_efficiency(table: pd.DataFrame) -> Figure:
             axes.plot(labels, rows["test_acc"], marker, ls="-", ms=5, color=colour, label=name)
         axes.set_xscale("log")
         _label_ticks(axes, known)
-        if len(known) and not several:  # or the points would lie at the ends of the axis
+        if len(known) and not several:  # so that the points are not at the ends of the axis
             axes.set_xlim(known["labels"].iloc[0] / 1.6, known["labels"].iloc[0] * 1.6)
         axes.set_xlabel("labelled training images")
         axes.set_ylabel("test accuracy")
@@ -72,12 +72,12 @@ def _label_ticks(axes: Axes, known: pd.DataFrame) -> None:
 
 
 def autoencoder_loss(curves: pd.DataFrame, made: pd.DataFrame | None = None) -> Figure:
-    """Loss against epochs of pretraining (the paper's Figs. 1 and 3), a pair of lines an encoder
-    and a panel a recipe.
+    """Loss against epochs of pretraining (the paper's Figs. 1 and 3), two lines per encoder and
+    one panel per recipe.
 
     Args:
         curves: as ``encoder_epochs.parquet``.
-        made: as ``encoders_made.parquet``; without it, all are taken for autoencoders.
+        made: as ``encoders_made.parquet``; without it, all count as autoencoders.
     """
     recipes = _recipes(curves, made)
     down, across = panel_shape(len(recipes))
@@ -104,7 +104,7 @@ _UNITS |= dict.fromkeys(("reconstruction", "denoising", "masked"), "mean squared
 def _recipes(
     curves: pd.DataFrame, made: pd.DataFrame | None
 ) -> list[tuple[str, str, pd.DataFrame]]:
-    """Name, unit and curves of each recipe; a loss is compared within one only."""
+    """Name, unit and curves of each recipe: losses compare only within one."""
     if made is None or made.empty:
         return [("", "mean squared error", curves)]
     known = made.drop_duplicates("encoder").assign(recipe=made["recipe"].fillna(made["objective"]))
@@ -120,7 +120,7 @@ def _loss_lines(axes: Axes, curves: pd.DataFrame) -> None:
         axes.set_xlim(0, 2)
     for encoder in pd.unique(curves["encoder"]):
         rows = curves[curves["encoder"] == encoder].sort_values("epoch")
-        single = len(rows) == 1  # a line would not be seen
+        single = len(rows) == 1  # a line needs two
         point: Any = {"marker": "o" if single else None, "ms": 4, "clip_on": not single}
         for column, (colour, style, _) in zip(
             ("train_loss", "valid_loss"), _LOSS_LINES, strict=True

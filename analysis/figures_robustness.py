@@ -33,7 +33,7 @@ _ENCODER_MARKERS = ("o", "^", "D", "s", "v", "P")
 
 
 def accuracy_in_noise(table: pd.DataFrame) -> Figure:
-    """Test accuracy against noise, a line a variant with its 95 % band, a panel a label ratio.
+    """Test accuracy against noise, one line per variant with its 95 % band, one panel per ratio.
 
     Args:
         table: what `robustness_table` gives.
@@ -46,7 +46,7 @@ def accuracy_in_noise(table: pd.DataFrame) -> Figure:
         for axes, ratio in zip(many, ratios, strict=True):
             axes.set_title(f"{ratio:g} % labels")
             _lines(axes, table[table["label_ratio"] == ratio], "variant", "test_acc", styles)
-        many[0].set_ylim(bottom=0)  # now: it ends the search for limits that hold all panels
+        many[0].set_ylim(bottom=0)  # only now, as it ends autoscaling
         figure.supxlabel("noisy pixels (%)")
         figure.supylabel("test accuracy")
         lines = {line.get_label(): line for axes in many for line in axes.get_lines()}
@@ -56,7 +56,7 @@ def accuracy_in_noise(table: pd.DataFrame) -> Figure:
 
 
 def clusters_in_noise(table: pd.DataFrame) -> Figure:
-    """How well K-means clusters match species against noise, a line an encoder.
+    """How well K-means clusters match species in noise, one line per encoder.
 
     Args:
         table: what `clusters_table` gives.
@@ -85,7 +85,7 @@ def clusters_in_noise(table: pd.DataFrame) -> Figure:
 def _lines(
     axes: Axes, table: pd.DataFrame, by: str, value: str, styles: dict[str, tuple[str, str]]
 ) -> None:
-    """A line with its band for each name of a column, against noise."""
+    """One line with its band for each name in a column, against noise."""
     for name in pd.unique(table[by]):
         rows = table[table[by] == name].sort_values("noise")
         colour, marker = styles[str(name)]

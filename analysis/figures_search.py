@@ -40,8 +40,8 @@ from analysis.load import cut_short, stopped_by_rung
 from analysis.variants import cell_name
 from analysis.wording import shorten
 
-_MOST_CURVES = 60  # a cell; more cannot be told apart, and make a page heavy
-_MOST_POINTS = 100  # a cell and kind as shapes; more are an image
+_MOST_CURVES = 60  # per cell; more are indistinguishable and make the page large
+_MOST_POINTS = 100  # per cell and fate as vector shapes; more become an image
 
 
 def learning_curves(
@@ -51,10 +51,10 @@ def learning_curves(
     variants: Sequence[str],
     ratios: Sequence[int],
 ) -> Figure:
-    """The metric against epochs, a small plot a cell: every trial thin, the chosen one bold.
+    """The metric against epochs, one small plot per cell: all trials thin, the chosen one bold.
 
     Args:
-        epochs: as ``epochs.parquet``; of a cell, at most the first 60 trials are drawn.
+        epochs: as ``epochs.parquet``; at most the first 60 trials of a cell are drawn.
         chosen: cell to the trial_id of its winner.
     """
     with drawing(*cell_grid_size(variants, ratios)) as figure:
@@ -96,16 +96,16 @@ def lr_search(
     searched: Sequence[float],
     rungs: Sequence[int] = (),
 ) -> Figure:
-    """The metric of each trial against its lr, a small plot a cell; a line marks the chosen lr.
+    """The metric of each trial against its lr, one small plot per cell; a line marks the chosen lr.
 
-    A trial that was stopped shows by its size at which rung. Failed trials have no score and lie
-    on the lower edge.
+    The size of a stopped trial's marker shows the rung. Failed trials have no score and are drawn
+    at the lower edge.
 
     Args:
         trials: as ``trials.parquet``.
         chosen: cell to lr.
-        searched: the least and the largest lr that could be tried; the axis is of all between.
-        rungs: epochs at which trials were judged, rising, as `analysis.course.rungs`.
+        searched: the least and the largest lr that could be tried: the range of the axis.
+        rungs: what `analysis.course.rungs` gives.
     """
     width, height = cell_grid_size(variants, ratios)
     kinds, (low, high) = _fates(trials, rungs), searched
@@ -134,7 +134,7 @@ def lr_search(
 
 @dataclass(frozen=True)
 class _Fate:
-    """How trials ended, and how that looks."""
+    """How a trial ended, and how that is drawn."""
 
     name: str
     marker: str
@@ -160,7 +160,7 @@ _FATES = {
 
 
 def _fates(trials: pd.DataFrame, rungs: Sequence[int]) -> list[tuple[_Fate, pd.DataFrame]]:
-    """Trials by how they ended: at each rung, by themselves, or by an error."""
+    """Trials by how they ended: at a rung, out of time, complete, or by an error."""
     stopped = trials[stopped_by_rung(trials)]
     at = np.searchsorted(np.asarray(rungs), stopped["epochs"], side="right")
     found = []
@@ -184,7 +184,7 @@ def _points(axes: Axes, trials: pd.DataFrame, metric: str, fate: _Fate) -> None:
 
 
 def _lr_ticks(low: float, high: float) -> list[float]:
-    """The powers of ten between; where there are not two, the ends."""
+    """The powers of ten in the range; the ends if there are fewer than two."""
     powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
     return [10.0**power for power in powers] if len(powers) > 1 else [low, high]
 
@@ -200,13 +200,13 @@ def rungs_over_time(
 ) -> Figure:
     """Above, each trial of the search from its start to its end; below, the epochs this took.
 
-    Faint lines are the rungs at which ASHA judged. The area below is what it saved: the epochs
-    that stopped trials had left, counted when they were stopped.
+    Faint lines are ASHA's rungs. The area below is what they saved: the epochs that stopped
+    trials had left, counted when they were stopped.
 
     Args:
         epochs: as ``epochs.parquet``; rows without ``ended`` are left out.
         trials: as ``trials.parquet``.
-        rungs: as `analysis.course.rungs`.
+        rungs: what `analysis.course.rungs` gives.
         max_epochs: the most that a trial may train.
     """
     known = epochs[epochs["ended"].notna()].sort_values("ended", kind="stable")
@@ -225,7 +225,7 @@ def rungs_over_time(
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
-    """A unit for an axis of that length, in seconds, and its name."""
+    """A unit for an axis of that many seconds: its length in seconds, and its name."""
     if seconds < 180:
         return 1.0, "seconds"
     return (60.0, "minutes") if seconds < 3 * 3600 else (3600.0, "hours")
@@ -252,8 +252,8 @@ def _trial_lines(
     axes.autoscale_view()
 
 
-_MOST_LINES = 2000  # of trials as shapes; more are an image
-_MOST_STEPS = 1500  # of a curve; more cannot be seen
+_MOST_LINES = 2000  # of trials as vector shapes; more become an image
+_MOST_STEPS = 1500  # of a curve; more are invisible
 
 
 def _line_handles(trials: pd.DataFrame, rungs: Sequence[int]) -> list[Line2D]:
@@ -291,7 +291,7 @@ def importance(shares: pd.DataFrame) -> Figure:
     """How much of the score's variation is due to each factor and each interaction: bars.
 
     Args:
-        shares: as `analysis.importance.Importance.shares`.
+        shares: `analysis.importance.Importance.shares`.
     """
     with drawing(5.6, 0.8 + 0.3 * max(len(shares), 1)) as figure:
         axes = figure.add_subplot()
@@ -318,10 +318,10 @@ _MOST_NODES = 12
 def occupancy(work: pd.DataFrame) -> Figure:
     """How many epochs each node trained at the same time, while the study ran.
 
-    Over 12 nodes are shown as one.
+    More than 12 nodes are shown as one.
 
     Args:
-        work: as `analysis.course.work`: ``node kind start end``.
+        work: what `analysis.course.work` gives.
     """
     if work["node"].nunique() > _MOST_NODES:
         work = work.assign(node=f"all {work['node'].nunique()} nodes")

@@ -1,4 +1,4 @@
-"""The questions of the study, answered in words that follow from the differences alone.
+"""The questions of the study, and the answers that follow from the differences alone.
 
 A question is answered ``yes`` or ``no`` where a difference is decided (`analysis.verdicts`);
 ``not decided`` is an answer, and comes with what would decide it (`analysis.power`).
@@ -45,12 +45,12 @@ Row = tuple[str, str, str, str]
 def hypotheses(
     run: Run, compared: Pairs, differences: pd.DataFrame, power: pd.DataFrame
 ) -> pd.DataFrame:
-    """`COLUMNS`, docs/RECORDS.md: a row a question.
+    """`COLUMNS`, see docs/RECORDS.md: one row per question.
 
     Args:
-        compared: what the differences are of.
-        differences: what `contrasts` gave.
-        power: what would decide them.
+        compared: what `analysis.contrasts.pairs` gave.
+        differences: what `contrasts` gave for it.
+        power: what `analysis.power.power` gave for both.
     """
     rows: list[Row] = []
     for contrast, question, recipe in _questions(run):
@@ -69,8 +69,8 @@ def hypotheses(
 
 
 def _questions(run: Run) -> Iterator[tuple[str, str, str]]:
-    """Contrast, question and recipe: `_QUESTIONS`; where only encoders with a recipe are
-    fine-tuned, those for each of them.
+    """Contrast, question and recipe of each of `_QUESTIONS`; once for each recipe, if only
+    encoders with a recipe are fine-tuned.
     """
     recipes = by_recipe(run)
     for contrast, question in _QUESTIONS.items():
@@ -87,7 +87,7 @@ def _of(recipe: str, question: str) -> str:
 
 
 def _other_encoders(differences: pd.DataFrame, power: pd.DataFrame) -> Iterator[Row]:
-    """Whether each recipe's encoder serves better than the common one, fine-tuned and frozen."""
+    """Whether the encoder of each recipe is better than the common one, fine-tuned and frozen."""
     for recipe, rows in of_other_encoders(differences).groupby("recipe", sort=False):
         texts = []
         for contrast, of_contrast in rows.groupby("contrast", sort=False):
@@ -98,7 +98,7 @@ def _other_encoders(differences: pd.DataFrame, power: pd.DataFrame) -> Iterator[
 
 
 def _of_recipe(contrast: str, recipe: str, pretraining: str) -> str:
-    """The contrast's name for a recipe; empty where it is not about one."""
+    """The name of the contrast for a recipe; empty if it is not about encoders of a recipe."""
     names = {
         PRETRAINING: pretraining,
         FINE_TUNING: f"B2-{recipe}−B1-{recipe}",

@@ -1,5 +1,5 @@
-"""How much of the score's variation is due to variant, label ratio, learning rate, and to what
-they do together: a functional analysis of variance.
+"""How much of the variation in score is due to variant, label ratio, learning rate and their
+interactions: a functional analysis of variance.
 
 A random forest learns the score from the trials. What it predicts over the whole space, all
 variants × all ratios × log lr with equal weight, is then split into a mean, a part for each
@@ -23,11 +23,11 @@ import pandas as pd
 
 from analysis.variants import with_recipe
 
-LEAST_TRIALS = 20  # with fewer a forest tells nothing
-ENOUGH = 0.5  # R² from which on shares mean something
+LEAST_TRIALS = 20  # a forest of fewer is useless
+ENOUGH = 0.5  # R² above which shares are meaningful
 _STEPS = 64  # of log lr
 _TREES = 100
-_MOST_TRIALS = 4000  # a forest of more is not better, only slower
+_MOST_TRIALS = 4000  # more make the forest slower, not better
 _SEED = 0
 _NAMES = ("label ratio", "learning rate")
 
@@ -73,7 +73,7 @@ def importance(trials: pd.DataFrame, metric: str) -> Importance:
 
 
 def shares(surface: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
-    """Split the variance of a function that is known on a full grid, all points weighing the same.
+    """Split the variance of a function on a full grid, all points weighing the same.
 
     Args:
         surface: its values, an axis a factor, (V, R, L) say.
@@ -102,7 +102,7 @@ def shares(surface: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _learn(trials: pd.DataFrame, score: np.ndarray) -> tuple[np.ndarray, float]:
-    """The forest's prediction over the grid, (V, R, L), and its R² on trials left out."""
+    """The forest's prediction over the grid, (V, R, L), and its out-of-bag R²."""
     from sklearn.ensemble import RandomForestRegressor
 
     trained = [with_recipe(*each) for each in zip(trials["variant"], trials["recipe"], strict=True)]

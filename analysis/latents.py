@@ -37,7 +37,7 @@ _RECIPE = f"PCA {COMPONENTS}, t-SNE {PERPLEXITY} (500 at 0.7), seed {SEED}, draw
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracy on VALID of simple classifiers of frozen features; NaN where not computable.
+    """Accuracy on VALID of simple classifiers of frozen features; NaN if not computable.
 
     Attributes:
         knn_acc: the 5 nearest neighbours by cosine.
@@ -65,7 +65,7 @@ def explore(run: Run) -> Latents:
     """Map, cluster and score every encoder of a run, and write ``latents.parquet`` and
     ``clusters.csv``.
 
-    An encoder whose features have not changed since the last time is taken from those files.
+    An encoder whose features have not changed is read from those files instead.
     """
     known = _Known(run)
     hashes, features = {}, {}
@@ -87,10 +87,10 @@ def explore(run: Run) -> Latents:
 
 
 def _explore_all(features: Mapping[str, np.ndarray], files: pd.DataFrame) -> dict[str, _Part]:
-    """Two encoders at a time, one thread each: t-SNE waits at so many barriers that two threads
-    on one encoder are slower, and many times slower where something else wants the cores.
+    """Two encoders at a time, one thread each: t-SNE has so many barriers that two threads on one
+    encoder are slower, and many times slower if the cores are wanted elsewhere.
     """
-    # All of them before the limit: a BLAS or OpenMP that is loaded later would not be limited.
+    # Imported before the limit is set: a BLAS or OpenMP that is loaded later would escape it.
     import sklearn.cluster
     import sklearn.decomposition
     import sklearn.linear_model
@@ -164,7 +164,7 @@ def tsne(components: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     images = len(components)
-    if images < 4 or not components[:, 0].std() > 0:  # scikit-learn crashes where all are the same
+    if images < 4 or not components[:, 0].std() > 0:  # scikit-learn crashes if all are the same
         return np.zeros((images, 2))
     if components.shape[1] == 1:
         components = np.pad(components, ((0, 0), (0, 1)))
@@ -188,7 +188,7 @@ def agreement(
     """How well clusters match species, and how separate they are, with 95 % intervals.
 
     The intervals resample images and keep the clusters. Resampling raises NMI, ARI and purity a
-    little even where nothing is there to find, so the draws are shifted to centre on the value.
+    little even if clusters and species are unrelated, so the draws are centred on the value.
 
     Args:
         species, clusters: codes from 0, (N,).

@@ -19,7 +19,7 @@ _WHOLE = ("seed", "epochs", "best_epoch")
 
 
 def ascending(metric: str) -> bool:
-    """Whether less is better: for a loss."""
+    """Whether less is better, as for a loss."""
     return metric.endswith("loss")
 
 
@@ -33,7 +33,7 @@ def leaderboard(
     Args:
         trials: as ``trials.parquet``.
         metric: val_f1, val_acc or val_loss.
-        cell: only this one, as ``B1@25``; all cells without it.
+        cell: only this one, as ``B1@25``; None for all.
         top: how many rows at most.
 
     Returns:
@@ -54,7 +54,7 @@ def leaderboard(
 
 
 def so_far(trials: pd.DataFrame, epochs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The trials, with what the RUNNING ones have reached: their epochs, seconds and best epoch.
+    """The trials, with the epochs, seconds and best epoch that RUNNING ones have reached so far.
 
     Args:
         trials: as ``trials.parquet``.
@@ -78,12 +78,12 @@ def so_far(trials: pd.DataFrame, epochs: pd.DataFrame, metric: str) -> pd.DataFr
 
 
 def sort_by(board: pd.DataFrame, column: str, top: int | None = None) -> pd.DataFrame:
-    """The rows of a leaderboard by another column; missing values come last.
+    """A leaderboard sorted by another column; missing values come last.
 
     Args:
-        board: as `leaderboard` gives it; ``rank`` stays the place by the metric.
-        column: ``val_f1`` and ``val_acc`` from the highest, all others from the lowest; ``-COLUMN``
-            the other way round.
+        board: what `leaderboard` gives; ``rank`` stays the place by the metric.
+        column: highest first for ``val_f1`` and ``val_acc``, lowest first for all others;
+            ``-COLUMN`` reverses that.
         top: how many rows at most.
 
     Raises:
@@ -100,7 +100,7 @@ def sort_by(board: pd.DataFrame, column: str, top: int | None = None) -> pd.Data
 
 @dataclass(frozen=True)
 class View:
-    """What of a leaderboard to show: the arguments of `leaderboard` and `sort_by`."""
+    """Which part of a leaderboard to show: the arguments of `leaderboard` and `sort_by`."""
 
     cell: str | None = None
     top: int | None = None
@@ -124,7 +124,7 @@ def winners(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def to_json(frame: pd.DataFrame) -> str:
-    """A list of objects, one a row; a missing value is null."""
+    """A list of objects, one per row; a missing value is null."""
     rows = [
         {str(name): _plain(name, value) for name, value in row.items()}
         for row in frame.to_dict("records")
@@ -147,17 +147,17 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 
 def render(frame: pd.DataFrame, metric: str, width: int = 100) -> str:
-    """A leaderboard for the terminal: one line a trial, cut at the width in columns."""
+    """A leaderboard for the terminal: one line per trial, cut to the width in columns."""
     return "\n".join(table_lines(frame, metric, width))
 
 
 def table_lines(
     frame: pd.DataFrame, metric: str, width: int, least: Sequence[int] = (0,) * 9
 ) -> list[str]:
-    """The lines of `render`: a header, and a line a trial with the reason why it failed.
+    """The lines of `render`: a header, and one line per trial, with the reason if it failed.
 
     Args:
-        least: the width of each column at least; `STEADY` for a table that grows.
+        least: minimal width of each column; `STEADY` for a table that grows.
     """
     other = "loss" if metric != "val_loss" else "val_f1"
     lines = [["#", "trial", "state", "lr", metric, other, "epochs", "s", "error"]]
@@ -177,13 +177,13 @@ def table_lines(
 
 
 def trial_name(row: Mapping[Any, Any]) -> str:
-    """A trial's name, and its recipe where that is searched."""
+    """A trial's name, with its recipe if that is searched."""
     recipe = row.get("recipe")
     return f"{row['trial_id']} {recipe}" if isinstance(recipe, str) else str(row["trial_id"])
 
 
 STEADY = (3, 10, 8, 7, 8, 6, 7, 6, 0)
-"""Widths that nearly every trial fits into."""
+"""Column widths that fit nearly every trial."""
 
 
 def _line(texts: list[str], widest: list[int]) -> str:
@@ -196,20 +196,20 @@ def _line(texts: list[str], widest: list[int]) -> str:
 
 
 def number(value: float, form: str) -> str:
-    """A number, or an empty string where it is missing; a huge one by its exponent."""
+    """A number, or an empty string if it is missing; a huge one in scientific notation."""
     if pd.isna(value):
         return ""
     return format(value, form if abs(value) < 1e7 else ".1e")
 
 
 def epochs(row: Mapping[Any, Any]) -> str:
-    """Epochs trained and, in brackets, the best of them."""
+    """Epochs trained, with the best of them in brackets."""
     trained, best = number(row["epochs"], ".0f"), number(row["best_epoch"], ".0f")
     return f"{trained} ({best})" if best else trained
 
 
 def first_line(error: object) -> str:
-    """What an error says on its first line that is not empty."""
+    """The first line of an error that is not empty."""
     if error is None or (isinstance(error, float) and np.isnan(error)) or error is pd.NA:
         return ""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

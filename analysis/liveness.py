@@ -1,4 +1,4 @@
-"""Whether the process that runs a study is alive, by the lock that goes with it."""
+"""Whether the process that runs a study is alive: it holds a lock in the run's folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOCK = ".driver"
 
 
 def this_machine() -> str:
-    """Names this boot of this machine, or this container."""
+    """A name for this boot of this machine, or for this container."""
     boot = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -22,10 +22,10 @@ def this_machine() -> str:
 
 
 def driver_is_gone(run: Location) -> bool:
-    """Whether a driver on this machine held the lock of a run, and none does now: it was killed.
+    """Whether a driver on this machine held the run's lock and none does now: it was killed.
 
-    False as well where that cannot be known: on an object store, a share without locks, or where
-    the driver is another machine's, as locks do not reach everywhere.
+    Also False if that cannot be known: on an object store, on a share without locks, or if the
+    driver is on another machine, as locks do not reach everywhere.
     """
     if not run.is_local:
         return False
@@ -34,6 +34,6 @@ def driver_is_gone(run: Location) -> bool:
             if stream.read() != this_machine():
                 return False
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # held, or not there
+    except OSError:  # the lock is held, or there is no file
         return False
     return True

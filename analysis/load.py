@@ -32,7 +32,7 @@ _PREDICTED = {"file": _TEXT, "true": _TEXT, "pred": _TEXT, "probability": _FLOAT
 _CURVE = {"epoch": _INT, "train_loss": _FLOAT, **_CHOSEN, "seconds": _FLOAT, "ended": _FLOAT}
 
 LATER = {"recipe"}
-"""Columns that records of older versions lack."""
+"""Columns that older versions did not write."""
 COLUMNS: dict[str, dict[str, str]] = {
     "labels": {"label_ratio": _INT, "repeat": _FLOAT, "file": _TEXT},
     "trials": {
@@ -106,10 +106,10 @@ COLUMNS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. Each frame is read when it is first asked for, and kept.
+    """One run folder. Each frame is read on first use, and kept.
 
     Ratios are percent, losses nats, scores fractions in [0, 1], times seconds (``ended``: since
-    1970, UTC). A missing value is NaN, never 0. Reading raises `InputError` where a file is torn
+    1970, UTC). A missing value is NaN, never 0. Reading raises `InputError` if a file is torn
     or lacks a column.
     """
 
@@ -128,7 +128,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """RUNNING, COMPLETE, INTERRUPTED or FAILED, when it was loaded."""
+        """RUNNING, COMPLETE, INTERRUPTED or FAILED at the time of loading."""
         return str(self.study.get("state", "RUNNING"))
 
     @property
@@ -138,7 +138,7 @@ class Run:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether ``search.max_seconds`` ended the search before it was through."""
+        """Whether ``search.max_seconds`` ended the search before all trials were done."""
         return is_capped(self.location, int(self.config.get("search", {}).get("trials", 0)))
 
     @property
@@ -152,12 +152,12 @@ class Run:
 
     @property
     def pretrained_as(self) -> list[str]:
-        """`pretrained`, with all that B1-best and B2-best may be in their place."""
+        """`pretrained`, with B1-best and B2-best replaced by all that they may be."""
         found = {one: None for variant in self.pretrained for one in self.trained_as(variant)}
         return list(found)
 
     def trained_as(self, variant: str) -> list[str]:
-        """What a variant's trials may be: one for each recipe that it searches, or itself."""
+        """What a variant's trials may train: a variant per recipe that it searches, or itself."""
         recipes = (COMMON, *self.config.get("encoders", {}))
         return [with_recipe(variant, r) for r in recipes] if is_best(variant) else [variant]
 
@@ -175,7 +175,7 @@ class Run:
 
     @property
     def other_networks(self) -> frozenset[str]:
-        """Recipes whose network is not that of the section ``encoder``, pretraining aside."""
+        """Recipes whose network differs from that of the section ``encoder``, pretraining aside."""
         common = self.recipe_named(None)
         return frozenset(
             name
@@ -184,7 +184,7 @@ class Run:
         )
 
     def encoders_of(self, variant: str) -> pd.DataFrame:
-        """The rows of ``encoders_made`` that are of a variant's recipe, whatever its name."""
+        """The rows of ``encoders_made`` with a variant's settings, whatever the recipe's name."""
         wanted = self.recipe(variant)
         own = [self.recipe_named(name) == wanted for name in self.encoders_made["recipe"]]
         return self.encoders_made.loc[own]
@@ -220,8 +220,8 @@ class Run:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A row a trial; ``val_*`` are of the epoch with the best `metric`, so far where it is
-        RUNNING, which none is but in a study that is.
+        """One row per trial; ``val_*`` are of the epoch with the best `metric`, so far if it is
+        RUNNING. Only a study that is RUNNING has such trials.
         """
         trials = self._frame("trials")
         if self.state != "RUNNING":
@@ -239,37 +239,37 @@ class Run:
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """A row a trial and epoch."""
+        """One row per trial and epoch."""
         return self._frame("epochs")
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
-        """A row a cell and repeat of the final evaluation."""
+        """One row per cell and repeat of the final evaluation."""
         return self._frame("evaluations")
 
     @cached_property
     def evaluation_epochs(self) -> pd.DataFrame:
-        """A row a cell, repeat and epoch of the final evaluation."""
+        """One row per cell, repeat and epoch of the final evaluation."""
         return self._frame("evaluation_epochs")
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """A row a cell, repeat and test image; ``loss`` is the image's cross entropy in nats."""
+        """One row per cell, repeat and test image; ``loss`` is its cross entropy in nats."""
         return self._frame("predictions")
 
     @cached_property
     def robustness(self) -> pd.DataFrame:
-        """As `predictions`, of the test images with a share ``noise`` of noisy pixels, above 0."""
+        """As `predictions`, for test images with a share ``noise`` > 0 of noisy pixels."""
         return self._frame("robustness")
 
     @cached_property
     def encoders_made(self) -> pd.DataFrame:
-        """A row an encoder; ``loss`` is that of its objective on the validation images."""
+        """One row per encoder; ``loss`` is that of its objective on the validation images."""
         return self._frame("encoders_made")
 
     @cached_property
     def encoder_epochs(self) -> pd.DataFrame:
-        """A row an encoder and epoch."""
+        """One row per encoder and epoch."""
         return self._frame("encoder_epochs")
 
     @cached_property
@@ -279,14 +279,14 @@ class Run:
 
     @cached_property
     def encoders(self) -> list[str]:
-        """Encoders whose features lie in ``features/``, the controls random and pixels last."""
+        """Encoders with features in ``features/``, the controls random and pixels last."""
         names = [each.name for each in (self.location / "features").children()]
         found = {name.removesuffix(".npy") for name in names if name.endswith(".npy")}
         controls = [each for each in CONTROLS if each in found]
         return sorted(found - set(CONTROLS)) + controls
 
     def features(self, encoder: str) -> np.ndarray:
-        """What an encoder gives for each image of `feature_files`: float32 (N, D)."""
+        """An encoder's output for each image of `feature_files`: float32 (N, D)."""
         import numpy as np
 
         file = self.location / "features" / f"{encoder}.npy"
@@ -298,18 +298,18 @@ class Run:
 
     @cached_property
     def reconstructions(self) -> pd.DataFrame:
-        """A row an encoder that gives images back, and test image: what it makes of its noise."""
+        """One row per encoder with a decoder and test image: how well it removes the noise."""
         return self._frame("reconstructions")
 
     def pictures_given_back(self, encoder: str) -> dict[str, np.ndarray]:
         """``original noisy median reconstructed`` (n, H, W, C), ``samples`` (m, H, W, C), uint8,
-        and ``shown``, the n files; nothing of an encoder that gives no images back.
+        and ``shown``, the n files; empty for an encoder without a decoder.
         """
         file = self.location / "reconstructions" / f"{encoder}.npz"
         return _read(file, lambda sealed: dict(_numpy(sealed))) if file.is_file() else {}
 
     def clusters_in_noise(self, encoder: str) -> pd.DataFrame:
-        """In which cluster an encoder puts each image with noise: ``noise file cluster``."""
+        """The cluster of each noisy image by an encoder's features: ``noise file cluster``."""
         file = self.location / "features" / f"{encoder}.noise.parquet"
         return read_frame(file, COLUMNS["features/ENCODER.noise"])
 
@@ -318,13 +318,13 @@ class Run:
 
 
 def is_capped(run: Location, trials: int) -> bool:
-    """Whether ``search.max_seconds`` ended a search for so many trials a cell."""
+    """Whether ``search.max_seconds`` ended a search for that many trials per cell."""
     file = run / CAPPED
     return file.is_file() and file.read_text().strip() == str(trials)
 
 
 def cut_short(trials: pd.DataFrame) -> pd.Series:
-    """Which trials ``search.max_seconds`` ended, PRUNED with an ``error``: no rung stopped them."""
+    """Which trials ``search.max_seconds`` ended: PRUNED, with an ``error``, and by no rung."""
     return (trials["state"] == "PRUNED") & trials["error"].notna()
 
 
@@ -334,15 +334,15 @@ def stopped_by_rung(trials: pd.DataFrame) -> pd.Series:
 
 
 CAPPED = ".capped"
-"""In a run whose search ``search.max_seconds`` ended: the trials a cell that were asked for."""
+"""A file that marks a search ended by ``search.max_seconds``: the trials per cell asked for."""
 
 
 CONTROLS = ("random", "pixels")
-"""What every encoder must beat: the same network untrained, and the image itself."""
+"""What every encoder must beat: the untrained network, and the image itself."""
 
 
 NETWORK = ("architecture", "width", "colour", "normalise")
-"""What of an encoder's settings changes the network, and not only how it is pretrained."""
+"""The settings of an encoder that change its network, and not only its pretraining."""
 
 
 def load(run: str | Path | Location) -> Run:
@@ -362,9 +362,11 @@ def load(run: str | Path | Location) -> Run:
         raise InputError(f"{location}: no study.yaml in it; expected the folder of a run")
     study = _read(file, parse)
     if isinstance(study, dict) and study.get("state") == "RUNNING" and driver_is_gone(location):
-        study = _read(file, parse)  # it may have ended just now, and said so before it let go
+        study = _read(
+            file, parse
+        )  # it may just have ended, and said so before it let go of the lock
         if study.get("state") == "RUNNING":
-            study["state"] = "INTERRUPTED"  # killed: it had no time to say so
+            study["state"] = "INTERRUPTED"  # the driver was killed before it could say so
     config = study.get("config") if isinstance(study, dict) else None
     cells = config.get("cells") if isinstance(config, dict) else None
     if not isinstance(cells, dict) or not {"variants", "label_ratios"} <= set(cells):
@@ -374,7 +376,7 @@ def load(run: str | Path | Location) -> Run:
 
 
 def read_frame(file: Location, columns: dict[str, str]) -> pd.DataFrame:
-    """A parquet file, or no rows where there is none.
+    """A parquet file, or an empty frame if there is none.
 
     Raises:
         InputError: it cannot be read, or lacks one of the columns.

@@ -1,9 +1,9 @@
-"""Hypothesis 2 in words: are encoders that learned to take noise away more robust to it?
+"""The questions on noise, answered: are encoders that learned to remove it more robust to it?
 
 What decides is how much accuracy noise costs (`analysis.robustness`), not the accuracy in noise,
-in which a better classifier would win whatever its encoder. A classifier near chance has little
-to lose, so the text says which is right more often in noise, too; and what is no better than chance
-in noise is not called the more robust.
+where a better classifier would win whatever its encoder. A classifier near chance has little to
+lose, so the text also says which is right more often in noise, and one that is no better than
+chance in noise is not called the more robust.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OTHERS = {"plain": "plainly pretrained ones", "none": "no pretraining"}
 
 
 def noise_questions(run: Run, differences: pd.DataFrame) -> pd.DataFrame:
-    """Rows like those of `analysis.hypotheses`, of each objective that takes noise away.
+    """Rows as those of `analysis.hypotheses`, for each objective that removes noise.
 
     Args:
         differences: what `differences_in_noise` gave.
@@ -58,7 +58,7 @@ def _not_asked(run: Run) -> str:
 
 
 def is_denoising(run: Run, variant: str) -> bool:
-    """Whether a variant starts from an encoder that learned to take noise away."""
+    """Whether a variant starts from an encoder that learned to remove noise."""
     return variant in run.pretrained and _objective(run, variant) in DENOISING
 
 
@@ -67,7 +67,7 @@ def _objective(run: Run, variant: str) -> str:
 
 
 def _denoising_first(run: Run, differences: pd.DataFrame) -> Iterator[dict[Any, Any]]:
-    """The differences between a denoising encoder and another or none, whichever came first."""
+    """The differences between a denoising encoder and another or none, turned to that order."""
     for row in differences[~differences["descriptive"]].to_dict("records"):
         one, other = sides(row["contrast"])
         if is_denoising(run, one) == is_denoising(run, other):
@@ -101,7 +101,7 @@ def _text(changes: pd.DataFrame, accuracies: pd.DataFrame) -> str:
 
 
 def _decided(rows: pd.DataFrame, verdict: str, start: str, does: str) -> Iterator[str]:
-    """A sentence on the pairs of variants that have such a verdict, if any."""
+    """A sentence on the pairs of variants with that verdict, if there are any."""
     found = []
     for (one, other), part in rows.groupby(["one", "other"], sort=False):
         chosen = part[part["verdict"] == verdict]
@@ -123,7 +123,7 @@ def _at_chance(count: int, total: int) -> str:
 
 
 def _open(changes: pd.DataFrame) -> str:
-    """Of comparisons none of which is decided."""
+    """A sentence on comparisons of which none is decided."""
     most = largest(changes)
     if (changes["verdict"] == UNDER_2_POINTS).all():
         return "Where it can be told, any difference is under 2 points."

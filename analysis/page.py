@@ -1,8 +1,8 @@
-"""What the report's page is made of: sections of text, figures, tables and charts, in a template.
+"""The report's page: sections of text, figures, tables and charts, and the template around them.
 
-The page is one file: styles, scripts and data are in it, and its own policy (CSP) forbids the
-browser to load anything else. Each number carries in ``data-key`` where it comes from, such as
-``table_i B1@25 test_acc``; a number's second line has the same key and `` small``.
+The page is one file that contains styles, scripts and data; its own policy (CSP) forbids the
+browser to load anything else. The ``data-key`` of a number says where it comes from, such as
+``table_i B1@25 test_acc``; the second line in its cell has the same key with `` small``.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ STYLES = ("tabulator_simple.min.css", "report.css")
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page: at most ``widest``, and on a phone ``least``, where it scrolls.
+    """A figure on the page: at most ``widest`` wide, and at least ``least``: phones scroll it.
 
-    ``stands_in``: a chart replaces it where scripts run; it stays for print.
+    ``stands_in``: a chart takes its place if scripts run, but not in print.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Picture:
 
     @property
     def inline(self) -> Markup:
-        """SVG, or PNG where that is for print alone and has too many shapes."""
+        """As SVG; as PNG if it is for print alone and has too many shapes."""
         if self.stands_in and len(self.svg) > MOST_SHAPES:
             content = base64.b64encode(to_png(self.figure)).decode()
             return Markup('<img alt="" src="data:image/png;base64,{}">').format(content)
@@ -69,7 +69,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: ``key`` says which number it is, ``small`` is a second line."""
+    """A cell of a table: ``key`` is its ``data-key``, ``small`` a second line."""
 
     text: str
     style: str = ""
@@ -86,10 +86,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table on the page. A column whose name starts with ``<`` is text, set to the left.
+    """A table on the page. A column whose name starts with ``<`` is text, left-aligned.
 
-    ``groups``: a row above the names, each with the number of columns that it spans.
-    ``folded``: shown when asked for, and in print. ``stands_in``: as `Picture`.
+    ``groups``: headings above the names, each with the number of columns that it spans.
+    ``folded``: closed at first, but shown in print. ``stands_in``: as for `Picture`.
     """
 
     label: str
@@ -114,7 +114,7 @@ class Section:
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
     def text(self, text: str, style: str = "", key: str = "") -> None:
-        """A paragraph; ``key`` where all its numbers are from one place."""
+        """A paragraph; ``key`` if all its numbers come from one place."""
         self.blocks.append({"kind": "text", "text": text, "style": style, "key": key})
 
     def note(self, text: str) -> None:
@@ -131,7 +131,7 @@ class Section:
         least: str = "34rem",
         stands_in: bool = False,
     ) -> None:
-        """A figure with its caption; ``least`` and ``stands_in`` as `Picture` has them."""
+        """A figure with its caption; ``least`` and ``stands_in`` as for `Picture`."""
         picture = draw(name, caption, figure, least, stands_in)
         self.blocks.append({"kind": "figure", "figure": picture})
 
@@ -149,16 +149,16 @@ class Section:
         self.blocks.append({"kind": "code", "title": title, "text": text})
 
     def chart(self, name: str, data: Mapping[str, Any]) -> None:
-        """One of the charts of ``static``, and what it shows."""
+        """One of the charts in ``static``, with its data."""
         self.blocks.append({"kind": "chart", "name": name, "data": data})
 
     def album(self, rows: Sequence[tuple[str, Sequence[Markup]]]) -> None:
-        """Images in rows, each with its caption."""
+        """Rows of images, each with its caption."""
         self.blocks.append({"kind": "album", "rows": rows})
 
 
 def keyed(text: str, key: str) -> Markup:
-    """A number in running text, with where it comes from."""
+    """A number in running text, with its ``data-key``."""
     return Markup('<span data-key="{}">{}</span>').format(key, text)
 
 
@@ -176,7 +176,7 @@ def pictures(content: Mapping[str, Any]) -> Iterator[Picture]:
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """The page. The template escapes every text; figures alone are taken as they are."""
+    """The page. The template escapes all text except figures."""
     charts = [b for s in content["sections"] for b in s.blocks if b["kind"] == "chart"]
     scripts = [script(name) for name in SCRIPTS]
     extra = {
@@ -197,13 +197,13 @@ def _template() -> Any:
 
 @cache
 def static(name: str) -> str:
-    """A file of ``analysis/static``, without the address of a map that does not come with it."""
+    """A file of ``analysis/static``, without its reference to a source map, which is not there."""
     text = files("analysis").joinpath("static", name).read_text(encoding="utf-8")
     return re.sub(r"(//|/\*)# sourceMappingURL=.*", "", text).strip()
 
 
 def script(name: str) -> str:
-    """A script as it may stand within a page."""
+    """A script, escaped for use inside a page."""
     return static(name).replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 
@@ -218,7 +218,7 @@ def policy(scripts: Sequence[str]) -> str:
 
 
 def to_json(data: Mapping[str, Any]) -> Markup:
-    """Data as JSON that may stand within a script element."""
+    """Data as JSON, escaped for use inside a script element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -226,7 +226,7 @@ def to_json(data: Mapping[str, Any]) -> Markup:
 
 
 def inline_svg(name: str, svg: str) -> Markup:
-    """A figure's SVG as part of a page: it takes the page's ink, and ids of its own."""
+    """A figure's SVG for use inside a page: with the page's colours and with unique ids."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)

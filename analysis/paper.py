@@ -1,4 +1,4 @@
-"""Beside the paper's Table I: ours, and ours computed as the paper computed it.
+"""The paper's Table I beside ours, and beside ours computed the way the paper computed it.
 
 The paper's F1, precision and recall are macro averages *within* the batches of an unshuffled
 loader, averaged over the batches. A batch of 64 in class order holds three or four of 20 species;
@@ -24,10 +24,10 @@ COLUMNS += [f"{kind}_{name}" for name in METRICS for kind in ("paper", "ours", "
 
 
 def paper_table(run: Run, table: pd.DataFrame) -> pd.DataFrame:
-    """`COLUMNS`, docs/RECORDS.md: a row a cell that the paper has, by ratio and variant.
+    """`COLUMNS`, see docs/RECORDS.md: one row per cell of the paper, by ratio and variant.
 
     Args:
-        table: Table I of this study; where it lacks a cell, only the paper's figures are there.
+        table: Table I of this study; a cell that it lacks has the paper's figures alone.
     """
     published = published_table()
     cells = {"variant": [c[0] for c in published], "label_ratio": [c[1] for c in published]}
@@ -54,7 +54,7 @@ def published_table() -> dict[tuple[str, int], dict[str, float]]:
 
 
 def _batched(run: Run) -> dict[tuple[str, int], dict[str, float]]:
-    """Each cell's metrics the paper's way, meaned over repeats."""
+    """Each cell's metrics computed the paper's way, averaged over repeats."""
     index, found = pd.Index(run.species), []
     for key, rows in run.predictions.groupby(["variant", "label_ratio", "repeat"]):
         ordered = rows.sort_values(["true", "file"])

@@ -1,4 +1,4 @@
-"""The images of a run, small: for pages and figures that show what a number speaks of.
+"""A run's images in small, for pages and figures that show what a number is about.
 
 They come from the decoded images beside the run, ``OUT/packed/KEY.npy``. A run that was moved
 without them has none, which is no error: its records do not need them.
@@ -33,11 +33,11 @@ class Pictures:
         self._folder = run.location.parent / "packed"
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether the run's images are there."""
         return len(self._rows) > 0
 
     def thumbnail(self, file: str, size: int) -> np.ndarray | None:
-        """An image of size × size pixels, uint8 (H, W, 3); None where it is gone."""
+        """An image of size × size pixels, uint8 (H, W, 3); None if it is gone."""
         row = self._rows.get(file)
         if row is None or self._pixels is None:
             return None
@@ -47,10 +47,10 @@ class Pictures:
         return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))
 
     def sprite(self, files: Sequence[str], size: int, quality: int = 70) -> tuple[bytes, int]:
-        """All of them in one JPEG, row by row, and how many lie in a row.
+        """All of them in one JPEG, row by row, and how many there are in a row.
 
-        Image n has its upper left corner at pixel ``(n % columns * size, n // columns * size)``;
-        one that is gone is grey.
+        The upper left corner of image n is at ``(n % columns * size, n // columns * size)``; an
+        image that is gone is grey.
         """
         columns = max(1, math.ceil(math.sqrt(len(files))))
         rows = max(1, math.ceil(len(files) / columns))

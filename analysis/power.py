@@ -4,10 +4,10 @@ The variance of a paired difference over R repeats and N test images, both rando
 
     V(R, N) = s_repeats² / R + s_images² / N + s_both² / (R N)
 
-(Westfall, Kenny & Judd, J. Exp. Psychol. Gen. 143, 2014, for participants and stimuli), what is
-of images no less than `analysis.statistics.least_variance`. The power
+(Westfall, Kenny & Judd, J. Exp. Psychol. Gen. 143, 2014, for participants and stimuli), the part of
+the images being at least `analysis.statistics.least_variance`. The power
 is that of a two-sided t test with the degrees of freedom of `analysis.statistics.Components`, by
-the noncentral t. It has a ceiling in each factor: with few images, no number of repeats suffices.
+the noncentral t. It has a ceiling in each factor: with few images no number of repeats is enough.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from analysis.wording import rounded_up
 
 POWER = 0.8
 ONE_REPEAT = "One repeat says nothing of the spread between seeds: it takes two at least."
-MOST_REPEATS, MOST_IMAGES = 100, 100_000  # more is of no use to a reader
+MOST_REPEATS, MOST_IMAGES = 100, 100_000  # more would not help a reader
 _GRID = (np.arange(200) + 0.5) / 200
 COLUMNS = ["contrast", "label_ratio", "difference", "verdict", "sd_repeats", "sd_images"]
 COLUMNS += ["sd_both", "target", "level", "repeats", "repeats_needed", "n", "images_needed"]
@@ -37,8 +37,8 @@ class Deviations:
     """Standard deviations of a paired difference, in the units of the metric.
 
     Attributes:
-        repeats: between repeats, over endless images.
-        images: between images of a species, over endless repeats.
+        repeats: between repeats, for infinitely many images.
+        images: between images of a species, for infinitely many repeats.
         both: of what is particular to one image in one repeat.
     """
 
@@ -79,7 +79,7 @@ def power_of(
     kinds: int,
     level: float = SURE,
 ) -> float:
-    """Chance that a true difference is found: two-sided p under the level, in [0, 1].
+    """The chance that a true difference is found: two-sided p below the level, in [0, 1].
 
     Args:
         target: the true difference, in the units of the spread.
@@ -94,15 +94,15 @@ def power_of(
     freedom = spread.freedom(repeats, images, kinds)
     bound = stats.t.ppf(1 - level / 2, freedom)
     shift = abs(target) / variance**0.5
-    # The noncentral t is a mean of normals over its chi-squared scale; scipy's own gives NaN here
-    # and there.
+    # The noncentral t as a mean of normals over its chi-squared scale: scipy's own is NaN at some
+    # points.
     scale = np.sqrt(stats.chi2.ppf(_GRID, freedom) / freedom)
     found = stats.norm.cdf(shift - bound * scale) + stats.norm.cdf(-shift - bound * scale)
     return float(found.mean())
 
 
 def smallest(enough: Callable[[int], bool], least: int, most: int) -> int | None:
-    """The smallest number for which it is enough, by bisection; None if even the most is not."""
+    """The smallest number that is enough, by bisection; None if even the largest is not."""
     if not enough(most):
         return None
     while least < most:
@@ -115,9 +115,9 @@ def smallest(enough: Callable[[int], bool], least: int, most: int) -> int | None
 
 
 def power(compared: Pairs, differences: pd.DataFrame) -> pd.DataFrame:
-    """What would decide each difference: `COLUMNS`, docs/RECORDS.md.
+    """What would decide each difference: `COLUMNS`, see docs/RECORDS.md.
 
-    With one repeat nothing is known of the spread between repeats: there is no row.
+    A difference over one repeat has no row, as the spread between repeats is unknown.
 
     Args:
         differences: what `contrasts` gave for the same pairs.
@@ -159,7 +159,7 @@ def _needed(found: Components, difference: float, level: float) -> dict[str, Any
 
 
 def what_would_decide(power: pd.DataFrame, difference: pd.Series) -> str:
-    """What would decide a row of `analysis.contrasts`, as a sentence; empty where not known.
+    """What would decide a row of `analysis.contrasts`, as a sentence; empty if not known.
 
     Args:
         power: what `power` gave.

@@ -42,8 +42,8 @@ class Probes:
     """What `probe` finds.
 
     Attributes:
-        fits: a row a probe, `FITS`.
-        predictions: a row a probe and test image, `PREDICTIONS`; ``cell`` is ``FEATURES@RATIO``.
+        fits: one row per probe, `FITS`.
+        predictions: one row per probe and test image, `PREDICTIONS`; ``cell``: ``FEATURES@RATIO``.
     """
 
     fits: pd.DataFrame
@@ -62,7 +62,7 @@ class Job:
 def probe(run: Run) -> Probes:
     """Probe the pretrained encoders and the controls, at every ratio and repeat.
 
-    Kept in ``probes.parquet``, and made again only where features, labels or predictions changed.
+    Kept in ``probes.parquet``, and made again only if features or labels have changed.
     """
     work = jobs(run)
     if not work:
@@ -78,7 +78,7 @@ def probe(run: Run) -> Probes:
 def jobs(run: Run) -> list[Job]:
     """Which encoder is probed in which (ratio, repeat): the one that the repeat's B1 started from.
 
-    Nothing without a final evaluation, without features or without validation images.
+    None without a final evaluation, without features or without validation images.
     """
     files, labels = run.feature_files, run.labels
     splits = set(files["split"]) if len(run.encoders) else set()
@@ -104,9 +104,9 @@ def _one_of_each_recipe(run: Run) -> list[str]:
 
 
 def encoder_of(run: Run, variant: str, ratio: int, repeat: int | None) -> str | None:
-    """The encoder that a variant's repeat of the final evaluation (None: the search) starts from.
+    """The encoder that a variant starts from in a repeat of the evaluation (None: the search).
 
-    A repeat without one of its own has the shared one. Where there is one for each ratio
+    A repeat without its own encoder uses the shared one. If there is one per ratio
     (``encoder.pretrain_on: unlabelled``), they are told apart by their number of images.
     """
     made = run.encoders_of(variant)
@@ -154,7 +154,7 @@ class _Images:
 
 def _probe_one(run: Run, known: _Images, job: Job) -> list[tuple[dict[str, object], pd.DataFrame]]:
     features = rotate(run.features(job.encoder), known.train)
-    done: dict[bytes, _Fit] = {}  # with all labels, the repeats of one encoder are the same
+    done: dict[bytes, _Fit] = {}  # with all labels, all repeats of an encoder are the same
     found = []
     for ratio, repeat in job.cells:
         rows = known.labelled[ratio, repeat]
@@ -186,7 +186,7 @@ def _fit_best(features: np.ndarray, known: _Images, rows: np.ndarray) -> _Fit:
     path = fit_path(features[rows], known.species[rows], len(known.names))
     valid, answers = features[known.valid], known.species[known.valid]
     accuracy = [float((logits(valid, each).argmax(axis=1) == answers).mean()) for each in path]
-    best = int(np.argmax(accuracy))  # the first of equals: the strongest penalty
+    best = int(np.argmax(accuracy))  # the first if several are equal: the strongest penalty
     tested = logits(features[known.test], path[best])
     return _Fit(len(rows), PENALTIES[best], accuracy[best], tested)
 
@@ -277,14 +277,14 @@ def logits(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy(values: np.ndarray, species: np.ndarray) -> np.ndarray:
-    """Of each image, in nats, (N,), from logits (N, K)."""
+    """The cross entropy of each image in nats, (N,), from logits (N, K)."""
     from scipy.special import log_softmax
 
     return np.asarray(-log_softmax(values.astype(np.float64), axis=1)[range(len(values)), species])
 
 
 def probe_table(fits: pd.DataFrame, scores: Mapping[str, CellScores], draws: Draws) -> pd.DataFrame:
-    """Test accuracy of the probes with 95 % intervals, a row a kind of features and ratio.
+    """Test accuracy of the probes with 95 % intervals, one row per kind of features and ratio.
 
     Args:
         fits: of `Probes`.
@@ -319,7 +319,7 @@ def _read(run: Run, key: str) -> Probes | None:
         fits = fits.astype({"features": str, "encoder": str})
         return Probes(fits[FITS], table.to_pandas()[PREDICTIONS])
     except (OSError, ValueError, KeyError):
-        return None  # absent or damaged: made anew from the features
+        return None  # absent or damaged: made again from the features
 
 
 def _write(run: Run, key: str, found: Probes) -> None:

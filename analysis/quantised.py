@@ -1,4 +1,4 @@
-"""What int8 makes of a study's best classifiers: the record ``quantised.parquet``, read and shown.
+"""A study's best classifiers in int8: ``quantised.parquet``, read and shown.
 
 Both networks see the same test images, so the difference in accuracy is paired image by image.
 It is of one repeat, the one whose weights the study keeps: its interval is over test images
@@ -22,7 +22,7 @@ from analysis.load import Run, read_frame
 from analysis.wording import aligned, with_interval
 
 FILE = "quantised.parquet"
-BATCHES = (1, 64)  # images at once, that the time is taken of
+BATCHES = (1, 64)  # images per timed call
 KINDS = ("float32", "int8")
 _TIMES = [f"ms_{batch}_{kind}{end}" for batch in BATCHES for kind in KINDS for end in ("", "_p95")]
 COLUMNS = {
@@ -35,13 +35,13 @@ COLUMNS = {
     **dict.fromkeys(("gained", "lost", "images", "calibrated"), "int64"),
     **dict.fromkeys(("operators", "machine"), "str"),
 }
-"""What ``docs/RECORDS.md`` describes; text, integers and reals."""
+"""The columns and their types; docs/RECORDS.md describes them."""
 
 Z = 1.959964  # of 95 %, two-sided
 
 
 def read(run: Run) -> pd.DataFrame:
-    """A row a variant; none where the study was never quantised.
+    """One row per variant; empty if the study was never quantised.
 
     Raises:
         InputError: the record is damaged.
@@ -50,7 +50,7 @@ def read(run: Run) -> pd.DataFrame:
 
 
 def is_stale(run: Run, found: pd.DataFrame) -> bool:
-    """Whether the study has been evaluated anew since."""
+    """Whether the study has been evaluated again since."""
     chosen = ["cell", "repeat", "lr"]
     return len(found[chosen].merge(run.evaluations[chosen])) < len(found)
 
@@ -68,7 +68,7 @@ def paired_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
     value, hair = (gained - lost) / images, 1e-12
 
     def beyond(difference: float) -> float:
-        """Positive where the data are further from a difference than chance would have them."""
+        """Positive if the data are further from a difference than chance explains."""
         apart = gained - lost - images * difference
         return apart**2 - Z**2 * _variance(gained, lost, images, difference)
 
@@ -78,7 +78,7 @@ def paired_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
 
 
 def _variance(gained: int, lost: int, images: int, difference: float) -> float:
-    """Of gained - lost, if the true difference were that (Tango's eq. 9)."""
+    """The variance of gained - lost if that were the true difference (Tango's eq. 9)."""
     a = 2 * images
     b = -gained - lost + (2 * images - gained + lost) * difference
     c = -lost * difference * (1 - difference)
@@ -87,7 +87,7 @@ def _variance(gained: int, lost: int, images: int, difference: float) -> float:
 
 
 def render(rows: Sequence[Mapping[Any, Any]]) -> str:
-    """The record as a table for the terminal, a line a variant, and what it means."""
+    """The record as a table for the terminal, one line per variant, with notes."""
     return "\n".join([*aligned([_HEAD, *map(_texts, rows)]), "", *_notes(rows)])
 
 
@@ -124,8 +124,8 @@ def _notes(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
 
 
 def slower(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
-    """Where int8 takes longer than float32, by medians, and whether there are operators for it:
-    a sentence each; none where there is nothing to say.
+    """Sentences on where int8 takes longer than float32 (medians), and on missing operators; none
+    if there is nothing to say.
     """
     said = [_slower_with(batch, rows) for batch in BATCHES]
     if _by_hand(rows):

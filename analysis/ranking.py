@@ -1,8 +1,8 @@
-"""The encoders, best first, by what they are for; and whether they beat an untrained one.
+"""The encoders, best first by what they are for, and whether they beat an untrained one.
 
-What an encoder is for is a classifier with few labels: validation F1 of the B1 and B2 that
-started from it. What its frozen features are worth alone (linear probe, nearest neighbours) is
-known of the controls too: the same network untrained, and the pixels.
+An encoder is for classifiers with few labels: it is ranked by the validation F1 of the B1 and B2
+that started from it. What its frozen features alone are worth (linear probe, nearest neighbours)
+is also known for the controls: the same network untrained, and the pixels.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def encoders_table(run: Run, scores: Mapping[str, Scores]) -> pd.DataFrame:
 
 
 def _used_by(run: Run) -> dict[tuple[str, str], float]:
-    """(encoder, cell) to validation F1: of the final evaluation, else of the search's winner."""
+    """(encoder, cell) to validation F1, of the final evaluation or else of the search's winner."""
     found: dict[tuple[str, str], list[float]] = {}
     for row in run.evaluations.to_dict("records"):
         variant = with_recipe(row["variant"], row["recipe"])
@@ -86,10 +86,10 @@ def _frozen(encoders: pd.Series, scores: Mapping[str, Scores]) -> pd.DataFrame:
 
 
 def encoder_statement(table: pd.DataFrame) -> str:
-    """Which encoders do not beat the controls, in a sentence; empty where nothing is known.
+    """How many encoders beat the controls, in a sentence; empty if nothing is known.
 
-    It says how little its numbers are: `analysis.probes`, which choose their penalty and have
-    intervals, may find the other order.
+    The sentence says how its numbers were made, as `analysis.probes`, which choose their penalty
+    and have intervals, may find another order.
     """
     made = table[~table["encoder"].isin(CONTROLS) & table["probe_acc"].notna()]
     parts = []

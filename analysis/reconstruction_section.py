@@ -1,4 +1,4 @@
-"""The section about what encoders give back: of images with noise, and out of nothing."""
+"""The section about reconstructions: of noisy images, and samples made without an image."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from analysis.reconstructions import (
 from analysis.shown import Shown
 
 WAYS = {"original": "original", "noisy": "with noise", "median": "median filter"}
-"""What every encoder's pictures begin with, and how it is called."""
+"""The pictures that every encoder has besides its own, and their names."""
 
 
 def reconstruction_section(shown: Shown) -> Section | None:
-    """What comes back, beside doing nothing and a median filter; None before any of it is there."""
+    """Encoders beside leaving the noise in and a median filter; None before there are any."""
     table, curves = shown.results.reconstructions, denoising_curves(shown.run)
     if table.empty and curves.empty:
         return None
@@ -87,7 +87,7 @@ def _cells(row: dict[Any, Any], name: str) -> list[Cell]:
 
 
 def _baselines(table: pd.DataFrame) -> list[Row]:
-    """The ways without training, once for each kind of noise and colour that encoders have."""
+    """Rows without training, once for each kind of noise and colour that encoders have."""
     found = []
     for row in table.drop_duplicates(["noisy_loss", "median_loss"]).to_dict("records"):
         key = f"reconstructions {row['encoder']}"
@@ -110,7 +110,7 @@ def _add_pictures(section: Section, run: Run, names: dict[str, str]) -> None:
 
 
 def picture_rows(run: Run, names: dict[str, str]) -> list[tuple[str, np.ndarray]]:
-    """Rows for the figure: encoders that were shown the same stand below the same originals."""
+    """Rows of the figure: the encoders that were shown the same images stand below them."""
     blocks: dict[bytes, list[tuple[str, np.ndarray]]] = {}
     for encoder, name in names.items():
         found = run.pictures_given_back(encoder)

@@ -1,7 +1,7 @@
-"""What encoders give back of noisy test images, beside leaving the noise in and a median filter.
+"""How well encoders remove noise from test images, beside leaving it in and a median filter.
 
-Errors are mean squared, on pixel values in [0, 1], so that networks with other outputs compare.
-All ways see the same noise, and differences are paired image by image. Intervals resample test
+Errors are mean squared, on pixel values in [0, 1], so that all networks compare.
+All see the same noise, and differences are paired image by image. Intervals resample test
 images, as those of Table I do; each encoder is one, so they say nothing of other seeds.
 """
 
@@ -18,7 +18,7 @@ from analysis.statistics import Draws, interval_columns, spread
 from analysis.wording import interval, unbroken, unsigned, with_interval
 
 DENOISING = ("denoising", "denoising_variational")
-"""Objectives that have noise on their input."""
+"""The objectives with noise on their input: their encoders learn to remove it."""
 PAPER_LOSS = 0.0315
 """The paper's mean reconstruction loss, on its own images."""
 LOSSES = ("loss", "noisy_loss", "median_loss", "clean_loss")
@@ -29,7 +29,7 @@ COLUMNS += [*interval_columns(MEANS), "paper_loss"]
 
 
 def reconstruction_table(run: Run) -> pd.DataFrame:
-    """`COLUMNS`, docs/RECORDS.md: a row an encoder that gives images back, best first."""
+    """`COLUMNS`, see docs/RECORDS.md: one row per encoder with a decoder, best first."""
     found = run.reconstructions
     if found.empty:
         return pd.DataFrame(columns=COLUMNS)
@@ -73,7 +73,7 @@ def _row(
 
 
 def mean_with_interval(name: str, values: np.ndarray, draws: Draws) -> dict[str, float]:
-    """The mean of a value of each test image (N,), and ``_low``, ``_high``; NaN where it is."""
+    """The mean over test images (N,) as `interval_columns`; NaN if a value is missing."""
     if np.isnan(values).any():
         return dict.fromkeys(interval_columns([name]), np.nan)
     drawn = values @ draws.images / len(values)
@@ -82,7 +82,7 @@ def mean_with_interval(name: str, values: np.ndarray, draws: Draws) -> dict[str,
 
 
 def _plain(run: Run, one: Mapping[Any, Any], made: Sequence[Mapping[Any, Any]]) -> str | None:
-    """The encoder that differs only in having been trained to give its own input back."""
+    """The encoder that differs only in being trained to reproduce its own input."""
     if one["objective"] == "reconstruction":
         return None
     settings = run.recipe_named(one["recipe"])
@@ -104,14 +104,14 @@ def is_the_papers(run: Run, made: Mapping[Any, Any]) -> bool:
 
 
 def denoising_curves(run: Run) -> pd.DataFrame:
-    """The rows of ``encoder_epochs`` of the encoders that were trained on noise (Fig. 3)."""
+    """The rows of ``encoder_epochs`` of encoders trained on noise (Fig. 3)."""
     made = run.encoders_made
     chosen = made.loc[made["objective"].isin(DENOISING), "encoder"]
     return run.encoder_epochs[run.encoder_epochs["encoder"].isin(chosen)]
 
 
 def names_of(run: Run, encoders: Sequence[str]) -> dict[str, str]:
-    """A short name of each encoder: its recipe's, or what it was trained for."""
+    """A short name for each encoder: its recipe's, or else its objective's."""
     made = run.encoders_made.drop_duplicates("encoder").set_index("encoder")
     images, found = made["images"].to_dict(), {}
     for encoder in encoders:
@@ -126,13 +126,13 @@ def names_of(run: Run, encoders: Sequence[str]) -> dict[str, str]:
 
 
 def best_denoiser(table: pd.DataFrame) -> dict[Any, Any] | None:
-    """The row of the encoder trained on noise that gives the clean image back best."""
+    """The row of the encoder trained on noise that restores the clean image best."""
     rows = table[table["objective"].isin(DENOISING)]
     return rows.iloc[0].to_dict() if len(rows) else None
 
 
 def statements(table: pd.DataFrame, name: str) -> list[str]:
-    """What the best denoiser is worth, in sentences that follow from its row.
+    """How well the best denoiser does, in sentences that follow from its row.
 
     Args:
         table: what `reconstruction_table` gives.

@@ -1,4 +1,4 @@
-"""The report: tables, figures, and one HTML page, from the records of a run alone.
+"""The report: tables, figures and one HTML page, from the records of a run alone.
 
 records -> scores -> Table I, differences -> figures -> sections -> report.html
 """
@@ -40,7 +40,7 @@ def write_report(run: str | Path | Location) -> Location:
 
 
 def write_tables(results: Results) -> None:
-    """Table I, if there is one, as ``table_i.csv``, ``.md``, ``.tex``, and all other tables."""
+    """Write Table I, if there is one, as ``table_i.csv``, ``.md`` and ``.tex``, and all others."""
     run = results.run
     if len(results.table):
         text = tables.caption(run)
@@ -53,7 +53,7 @@ def write_tables(results: Results) -> None:
 
 
 def write_figures(shown: Shown, found: dict[str, Any]) -> None:
-    """``figures/``: those of the page, and the confused pairs, as SVG and PNG."""
+    """Write ``figures/``: those of the page and the confused pairs, as SVG and PNG."""
     made = {picture.name: (picture.figure, picture.svg) for picture in page.pictures(found)}
     if len(shown.confused) and shown.pictures:
         pairs = confused_pairs(shown.confused, lambda file: shown.pictures.thumbnail(file, 96))
@@ -62,13 +62,13 @@ def write_figures(shown: Shown, found: dict[str, Any]) -> None:
     for name, (figure, svg) in made.items():
         (folder / f"{name}.svg").write_text(svg)
         (folder / f"{name}.png").write_bytes(to_png(figure))
-    for file in folder.children():  # of an earlier report, by fewer records
+    for file in folder.children():  # left by an earlier report, from fewer records
         if file.name.rpartition(".")[0] not in made:
             file.delete()
 
 
 def content(shown: Shown) -> dict[str, Any]:
-    """What the page shows, for `page.render`. Nothing is written but the latents' own cache."""
+    """What the page shows, for `page.render`. Writes nothing but the caches of maps and probes."""
     run, results = shown.run, shown.results
     return {
         "title": f"Mariposa: {run.name}",

@@ -1,4 +1,4 @@
-"""All that the report shows, each part computed once from the records of a run.
+"""All results that the report shows, computed from the records of a run.
 
 The columns of each frame are in docs/RECORDS.md.
 """
@@ -48,23 +48,23 @@ FILES = {
     "noise_differences.csv": "noise_differences",
     "noise_clusters.csv": "noise_clusters",
 }
-"""What `Results.write` writes: file to frame."""
+"""What `Results.write` writes: file name to attribute."""
 
 
 class Results:
-    """Scores, tables and maps of a run; each is computed when it is first asked for."""
+    """Scores, tables and maps of a run, each computed on first use and kept."""
 
     def __init__(self, run: Run):
         self.run = run
 
     @cached_property
     def scored(self) -> tuple[dict[str, CellScores], Draws]:
-        """Every cell's scores, by cell, and the draws that all share."""
+        """The scores of every cell, and the draws that all of them share."""
         return score_cells(self.run.predictions, self.run.species, self._draws)
 
     @property
     def _draws(self) -> int:
-        """Enough for the largest family of differences."""
+        """How many draws: enough for the largest family of differences."""
         run = self.run
         cells = {cell for cell, _, _ in run.cells}
         probed = {f"{PRETRAINED}{variant[2:]}" for variant in run.pretrained_as}
@@ -88,7 +88,7 @@ class Results:
 
     @property
     def probe_fits(self) -> pd.DataFrame:
-        """A row a linear probe."""
+        """One row per linear probe."""
         return self._probed.fits
 
     @cached_property
@@ -110,7 +110,7 @@ class Results:
 
     @cached_property
     def pairs(self) -> Pairs:
-        """What is compared, on the same draws."""
+        """Everything that is compared, on the same draws."""
         scores, draws = self.scored
         scores, others = scores | self._probe_scores, self.run.other_networks
         return pairs(scores, draws, self.run.label_ratios, other_networks=others)
@@ -137,17 +137,17 @@ class Results:
 
     @cached_property
     def labels_saved(self) -> pd.DataFrame:
-        """How many labels B0 needs for what B2 and B1 reach."""
+        """How many labels B0 needs to match B2 and B1."""
         return labels_saved(*self.scored, tables.labelled(self.run))
 
     @cached_property
     def hypotheses(self) -> pd.DataFrame:
-        """The questions, and what the figures answer; those on noise are `noise_questions`."""
+        """The questions and their answers; those on noise are `noise_questions`."""
         return hypotheses(self.run, self.pairs, self.contrasts, self.power)
 
     @cached_property
     def reconstructions(self) -> pd.DataFrame:
-        """What the encoders give back of noisy test images."""
+        """How well encoders remove noise from test images."""
         return reconstruction_table(self.run)
 
     @cached_property
@@ -156,17 +156,17 @@ class Results:
 
     @cached_property
     def robustness(self) -> pd.DataFrame:
-        """Every cell in noise."""
+        """The test scores of every cell in noise."""
         return robustness_table(self.run, self._in_noise)
 
     @cached_property
     def noise_differences(self) -> pd.DataFrame:
-        """Paired differences in noise, and of what it costs."""
+        """Paired differences of accuracy in noise, and of what noise costs."""
         return differences_in_noise(self.run, self._in_noise)
 
     @cached_property
     def noise_questions(self) -> pd.DataFrame:
-        """Whether denoising encoders are more robust."""
+        """The questions on noise and their answers."""
         return noise_questions(self.run, self.noise_differences)
 
     @cached_property
@@ -188,7 +188,7 @@ class Results:
 
     @cached_property
     def paper(self) -> pd.DataFrame:
-        """Beside the paper's table."""
+        """The paper's Table I beside ours."""
         return paper_table(self.run, self.table)
 
     @cached_property
@@ -208,11 +208,11 @@ class Results:
 
     @property
     def encoder_statement(self) -> str:
-        """Which encoders do not beat the controls."""
+        """How many encoders beat the controls, in a sentence."""
         return ranking.encoder_statement(self.encoders)
 
     def write(self) -> None:
-        """Write `FILES` into the run's folder: those that have a row, and no older ones."""
+        """Write those of `FILES` that have rows into the run's folder, and delete the others."""
         for name, attribute in FILES.items():
             frame: pd.DataFrame = getattr(self, attribute)
             if len(frame):
@@ -222,6 +222,6 @@ class Results:
 
 
 def _joined(frame: pd.DataFrame) -> pd.DataFrame:
-    """Tuples of file names as text: a file name may hold a comma, seldom a bar."""
+    """The frame with tuples of file names as text; file names seldom contain a bar."""
     lists = [name for name in ("files", "other_files") if name in frame]
     return frame.assign(**{name: frame[name].map("|".join) for name in lists})

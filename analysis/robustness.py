@@ -1,7 +1,7 @@
 """What noise in the images costs: classifiers, and clusters of the encoders' features.
 
 Every cell is tested on the same test images without noise and at each of the study's levels, a
-share of pixels of which half become white and half black. The noise of an image is the same for
+share of pixels, half of which become white and half black. The noise of an image is the same for
 every cell and repeat, so all is paired image by image and seed by seed, on the draws of
 `analysis.statistics`: two variants at one level, one variant with and without noise, and what
 noise costs the one against what it costs the other (a difference of differences).
@@ -50,11 +50,11 @@ Scores = Mapping[str, CellScores]
 
 @dataclass(frozen=True)
 class InNoise:
-    """Every cell's scores, by the share of noisy pixels; empty where nothing is tested in noise.
+    """Every cell's scores by the share of noisy pixels; empty if nothing was tested in noise.
 
     Attributes:
-        levels: 0 (without noise) first.
-        draws: that all share.
+        levels: share of noisy pixels to scores by cell, 0 first.
+        draws: shared by all.
     """
 
     levels: dict[float, Scores]
@@ -73,7 +73,7 @@ def score_in_noise(run: Run, scored: tuple[Scores, Draws]) -> InNoise:
         scored: what `score_cells` gave for the test images without noise.
 
     Raises:
-        InputError: the images in noise are not those without.
+        InputError: the test images in noise are not those without noise.
     """
     found, (clean, draws) = run.robustness, scored
     levels: dict[float, Scores] = {0.0: clean} if len(found) else {}
@@ -89,7 +89,7 @@ def score_in_noise(run: Run, scored: tuple[Scores, Draws]) -> InNoise:
 
 
 def robustness_table(run: Run, tested: InNoise) -> pd.DataFrame:
-    """`ROBUSTNESS`, docs/RECORDS.md: a row a cell and level, 0 among them."""
+    """`ROBUSTNESS`, see docs/RECORDS.md: one row per cell and level, including 0."""
     rows = [
         {"variant": variant, "label_ratio": ratio, "noise": noise} | _row(tested, noise, cell)
         for noise, scores in tested.levels.items()
@@ -112,7 +112,7 @@ def _row(tested: InNoise, noise: float, cell: str) -> dict[str, Any]:
 
 
 def _change(tested: InNoise, noise: float, cell: str) -> Paired | None:
-    """A cell's accuracy in noise less that without."""
+    """A cell's accuracy in noise minus that without noise."""
     return _pair(tested.levels[noise].get(cell), tested.levels[0.0].get(cell))
 
 
@@ -123,9 +123,9 @@ def _pair(one: CellScores | None, other: CellScores | None) -> Paired | None:
 
 
 def differences_in_noise(run: Run, tested: InNoise) -> pd.DataFrame:
-    """What two variants differ by in noise: `DIFFERENCES`, docs/RECORDS.md.
+    """The differences between variants in noise: `DIFFERENCES`, see docs/RECORDS.md.
 
-    Holm's adjustment is over all rows of a kind: of accuracies, and of changes.
+    Holm's adjustment is over all rows of a kind: of accuracies, or of changes.
     """
     rows = list(_differences(run, tested)) if tested.levels else []
     frame = pd.DataFrame(rows, columns=[c for c in DIFFERENCES if c != "verdict"])
@@ -143,8 +143,8 @@ def differences_in_noise(run: Run, tested: InNoise) -> pd.DataFrame:
 
 
 def _verdict(row: Mapping[Any, Any], learned: Set[tuple[float, str]]) -> str:
-    """That of `analysis.contrasts`. Of changes, what is at chance in noise could lose no more: that
-    it loses less than another, or as much, says nothing.
+    """As in `analysis.verdicts`, except that a classifier at chance in noise had no more to lose:
+    that it loses less than another, or as much, says nothing.
     """
     one, other = (
         (row["noise"], cell_name(each, row["label_ratio"])) in learned
@@ -172,7 +172,7 @@ def _differences(run: Run, tested: InNoise) -> Iterator[tuple[object, ...]]:
 def _compared(
     tested: InNoise, contrast: Contrast, ratio: int, noise: float
 ) -> tuple[Paired | None, Paired | None]:
-    """The difference in accuracy at a level of noise, and that of the two changes by noise."""
+    """The difference in accuracy at a level of noise, and the difference in what noise costs."""
     names = [cell_name(each, ratio) for each in (contrast.one, contrast.other)]
     noisy, clean = (
         _pair(*(tested.levels[level].get(name) for name in names)) for level in (noise, 0.0)
@@ -188,10 +188,10 @@ def _judged(paired: Paired, draws: Draws, most: int) -> tuple[object, ...]:
 
 
 def clusters_table(run: Run, clean: pd.DataFrame) -> pd.DataFrame:
-    """How well clusters match species in noise: `CLUSTERS`, docs/RECORDS.md.
+    """How well clusters match species in noise: `CLUSTERS`, see docs/RECORDS.md.
 
     Args:
-        clean: ``clusters.csv``, whose rows of latent components are those without noise.
+        clean: as ``clusters.csv``, which has the rows without noise.
     """
     rows: list[dict[Any, Any]] = []
     for encoder in run.encoders:

@@ -26,7 +26,7 @@ from analysis.variants import cell_name
 
 
 def robustness_section(shown: Shown) -> Section | None:
-    """Tests in noise; None where the study has none."""
+    """Tests in noise; None if the study has none."""
     table, clusters = shown.results.robustness, shown.results.noise_clusters
     if table.empty and clusters.empty:
         return None

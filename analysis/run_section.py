@@ -13,7 +13,7 @@ from analysis.wording import NONE, percents
 
 
 def run_section(shown: Shown) -> Section:
-    """Never empty: a study that has just begun has a configuration."""
+    """Facts, cost, failures, configuration. Never empty: every study has a configuration."""
     run = shown.run
     section = Section("how", "How it was run")
     section.pairs(_facts(run))

@@ -15,11 +15,11 @@ from analysis.page import Cell, Grid, Row, Section, keyed
 from analysis.shown import Shown
 from analysis.wording import minus
 
-TOP = 3  # trials of each cell where no script runs
+TOP = 3  # trials of each cell without scripts
 
 
 def leaderboard_section(shown: Shown) -> Section | None:
-    """All trials as chart and table; without scripts the best of each cell."""
+    """All trials as a chart; without scripts, the best of each cell as a table."""
     run = shown.run
     if run.trials.empty:
         return None

@@ -1,4 +1,4 @@
-"""The sections of the report, in the order of the page. One without content is left out."""
+"""The sections of the report, in the order of the page; one without content is None."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECTIONS: tuple[Callable[[Shown], Section | None], ...] = (
 
 
 def headline(shown: Shown) -> Picture | None:
-    """The picture beside the answer; None before there is a test result."""
+    """The figure beside the answer; None before there is a test result."""
     table = shown.results.table
     if tables.with_results(table).empty:
         return None

@@ -1,4 +1,4 @@
-"""`mariposa serve`: the report of one run on this machine alone, and live while the study runs.
+"""`mariposa serve`: the report of one run, on this machine only, and live while the study runs.
 
 The page asks for a version every few seconds. Only then are the records read, and only if they
 have changed is the page made anew, so a page that nobody looks at costs nothing, and one that
@@ -24,7 +24,7 @@ from data.storage import InputError, Location
 
 ADDRESS, PORT = "127.0.0.1", 8642
 NAMES = {"127.0.0.1", "localhost", "[::1]"}
-REST = 4.0  # seconds between two looks at the records, and times as long as the last took
+REST = 4.0  # seconds between two looks, or so many times what the last took
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -34,11 +34,11 @@ HEADERS = {
 
 
 class LivePage:
-    """A run's page as of its newest records.
+    """The page of a run, made from its newest records.
 
     Raises:
-        InputError: it is not a run, or a record is torn: when it is made. Later the page stays as
-            it was, and says so.
+        InputError: on creation, if it is not a run or a record is torn. If a record is torn
+            later, the page stays as it was and says so.
     """
 
     def __init__(self, run: Location):
@@ -51,7 +51,7 @@ class LivePage:
         self._look()
 
     def poll(self) -> dict[str, str | None]:
-        """``version state problem``; a look at the records begins beside it where one is due."""
+        """``version state problem``; starts a look at the records in a thread if one is due."""
         if time.monotonic() > self._due and self._busy.acquire(blocking=False):
             threading.Thread(target=self._look_beside, daemon=True).start()
         state, problem = self._state, self._problem
@@ -81,15 +81,15 @@ class LivePage:
 
 
 def _about_to_report(run: Run) -> bool:
-    """Whether the study itself is at the maps and its report: two at once would each take longer
-    than one after the other, and the study waits for nobody.
+    """Whether the study itself is about to make maps and report: making them twice at once takes
+    longer than one after the other, and would hold up the study.
     """
     mapped = (run.location / "latents.parquet").is_file()
     return run.state == "RUNNING" and bool(run.encoders) and not mapped
 
 
 def fingerprint(run: Location) -> bytes:
-    """Changes with any record of a run. What the report itself writes does not count."""
+    """A hash that changes with any record of a run, but not with what a report writes."""
     digest = hashlib.sha256()
     for file in run.children():
         record = file.name == "study.yaml" or file.name.endswith(".parquet")
@@ -100,7 +100,7 @@ def fingerprint(run: Location) -> bytes:
 
 
 def bind(port: int) -> ThreadingHTTPServer:
-    """A server that answers nothing yet; ``port`` 0 takes a free one.
+    """A server that does not answer yet; ``port`` 0 takes a free one.
 
     Raises:
         InputError: the port is taken, or not allowed.
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         live: LivePage = self.server.live  # type: ignore[attr-defined]
-        if _name(self.headers.get("Host", "")) not in NAMES:  # DNS rebinding comes with its own
+        if _name(self.headers.get("Host", "")) not in NAMES:  # as with DNS rebinding
             self._answer(403, b"expected the host 127.0.0.1 or localhost\n", "text/plain")
         elif self.path == "/":
             self._answer(200, live.html, "text/html")
@@ -154,10 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not worth a line each."""
+        """Requests are not logged."""
 
 
 def _name(host: str) -> str:
-    """``localhost`` of ``localhost:8642``; the port may be another one, through a tunnel."""
+    """``localhost`` of ``localhost:8642``; through a tunnel the port may be another."""
     name, _, port = host.rpartition(":")
     return name if name and port.isdecimal() else host

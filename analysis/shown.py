@@ -1,4 +1,4 @@
-"""What the page's sections draw from: a run's results, and its small images."""
+"""What the sections of the page draw on: a run's results and its small images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAIRS, IMAGES = 6, 4  # confused pairs on the page, and images of each kind
 
 
 class Shown:
-    """Computed when first asked for, once."""
+    """A run's results, and what several sections need of them; each computed once, on first use."""
 
     def __init__(self, results: Results):
         self.results, self.run = results, results.run
@@ -30,14 +30,14 @@ class Shown:
 
     @cached_property
     def encoder(self) -> str:
-        """The best encoder that has a map, or a control where there is no other."""
+        """The best encoder that has a map, or a control if there is no other."""
         mapped = list(pd.unique(self.results.latents.points["encoder"]))
         ranked = [e for e in self.results.encoders["encoder"] if e in mapped and e not in CONTROLS]
         return str((ranked or mapped)[0])
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """The rows of `cell`, all repeats."""
+        """The predictions of `cell`, all repeats."""
         return self.run.predictions[self.run.predictions["cell"] == self.cell]
 
     @cached_property
@@ -51,7 +51,7 @@ class Shown:
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
-        """Those of all images that a section shows."""
+        """Thumbnails of all images that the sections show."""
         together = self.results.together
         columns = [self.confused["files"], self.confused["like"]]
         columns += [together[name] for name in ("files", "other_files")]

@@ -1,4 +1,4 @@
-"""Test metrics and how sure they are: a crossed bootstrap over repeats and test images.
+"""Test metrics and their uncertainty: a crossed bootstrap over repeats and test images.
 
 Each draw takes as many test images of each species, with replacement, and normal weights for the
 repeats (an exchangeably weighted bootstrap: Præstgaard & Wellner, Ann. Probab. 21, 1993), the same
@@ -46,7 +46,7 @@ def metrics(
 ) -> dict[str, np.ndarray]:
     """Loss, accuracy, and macro F1, precision and recall as scikit-learn with zero_division=0.
 
-    A species that is in no image and no prediction is left out of the macro means.
+    A species without images and predictions is left out of the macro means.
 
     Args:
         true: species of each image, (N,) in [0, K).
@@ -131,7 +131,7 @@ class Draws:
         return (weights - weights.mean(axis=0)) / np.sqrt(count * (count - 1))
 
     def unmoved(self) -> np.ndarray:
-        """Normal draws, (B,), for a score that no draw moves."""
+        """Normal draws, (B,), for a score that is the same in every draw."""
         from scipy import stats
 
         evenly = stats.norm.ppf((np.arange(self.count) + 0.5) / self.count)
@@ -167,7 +167,7 @@ class CellScores:
     drawn: dict[str, np.ndarray]
 
     def on(self, repeats: Sequence[int]) -> CellScores:
-        """Of these repeats alone."""
+        """The same scores on these repeats alone."""
         rows = [self.repeats.index(repeat) for repeat in repeats]
         value, drawn = (
             {metric: of_repeats[rows] for metric, of_repeats in kind.items()}
@@ -190,11 +190,11 @@ class Estimate:
     high: float
 
     def clipped(self, least: float, most: float) -> Estimate:
-        """The same value with an interval that stays between the bounds of its metric."""
+        """With the interval cut to the range of its metric."""
         return Estimate(self.value, max(self.low, least), min(self.high, most))
 
     def columns(self, name: str) -> dict[str, float]:
-        """The `interval_columns` of that name."""
+        """As the `interval_columns` of that name."""
         return dict(zip(interval_columns([name]), (self.value, self.low, self.high), strict=True))
 
 
@@ -208,7 +208,7 @@ def score_cells(
     """Score every cell of ``predictions.parquet`` on the same draws.
 
     Args:
-        source: what errors name.
+        source: the file that errors name.
 
     Raises:
         InputError: a repeat lacks test images, or a species is not of the study.
@@ -347,7 +347,7 @@ class Spread:
         return Estimate(self.value, *self.interval())
 
     def draws(self) -> np.ndarray:
-        """Draws of the value, (B,)."""
+        """Draws of the value, (B,), as wide as its interval says."""
         return np.asarray(self.value + self.sd * self._tails(self.shape))
 
     def p_value(self) -> float:
@@ -377,7 +377,7 @@ def spread(
     repeats: Sequence[int],
     least: float = 0.0,
 ) -> Spread:
-    """The spread of a score's mean over repeats. Arguments as `components`."""
+    """The spread of a score's mean over repeats. Arguments as for `components`."""
     found = components(value, drawn, images, draws, least)
     by_images = drawn.mean(axis=0) - drawn.mean()
     if by_images.var() * draws.inflation <= least:
@@ -399,8 +399,8 @@ def estimate(scores: CellScores, metric: str, draws: Draws) -> Estimate:
 
 
 def above_chance(scores: CellScores, draws: Draws) -> bool:
-    """Whether a cell is surely better than guessing; by macro recall, as always naming the most
-    frequent species is right more often than 1 / K.
+    """Whether a cell is surely better than guessing, by macro recall: in accuracy, always naming
+    the most frequent species may beat 1 / K.
     """
     return estimate(scores, "recall", draws).low > draws.chance + 1e-9
 
@@ -413,14 +413,14 @@ def spread_of(scores: CellScores, metric: str, draws: Draws) -> Spread:
 
 @dataclass(frozen=True)
 class Paired:
-    """First minus second of two cells, on the repeats that both have.
+    """First minus second of two cells, on the repeats they share.
 
     Attributes:
         value: each repeat's difference, (R,).
         drawn: the same on each draw of the images, (R, B).
         repeats: R of them.
         images: N.
-        metric: of the scores.
+        metric: one of `METRICS`.
     """
 
     value: np.ndarray
@@ -431,10 +431,10 @@ class Paired:
 
 
 def pair(first: CellScores, second: CellScores, metric: str) -> Paired:
-    """Two cells' scores on the repeats that both have.
+    """The difference of two cells' scores on the repeats they share.
 
     Raises:
-        ValueError: there is none.
+        ValueError: they share none.
     """
     shared = tuple(sorted(set(first.repeats) & set(second.repeats)))
     if not shared:
@@ -458,8 +458,8 @@ def difference(
 
 
 def compare(paired: Paired, draws: Draws) -> tuple[Estimate, float]:
-    """A paired difference with its interval and p-value (`Spread.p_value`); with one repeat the
-    interval is over images alone, and there is no p-value: NaN.
+    """A paired difference with its interval, and its p-value (`Spread.p_value`). With one repeat
+    the interval is over images alone, and the p-value is NaN.
     """
     least = draws.least[paired.metric]
     found = spread(paired.value, paired.drawn, paired.images, draws, paired.repeats, least)
@@ -470,7 +470,7 @@ def compare(paired: Paired, draws: Draws) -> tuple[Estimate, float]:
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """P-values adjusted for their number by S. Holm (Scand. J. Stat. 6, 1979), in their order.
 
-    NaN stays NaN, and counts for none.
+    NaN stays NaN, and is not counted.
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN is last

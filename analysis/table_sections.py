@@ -21,7 +21,7 @@ METRICS = ("acc", "f1", "precision", "recall", "loss")
 
 
 def table_section(shown: Shown) -> Section:
-    """Table I, what its intervals are conditional on, and the paper's."""
+    """Table I, what its intervals are conditional on, and the paper's table beside it."""
     section = Section("table-i", "Table I")
     run, table = shown.run, shown.results.table
     if table.empty:
@@ -32,7 +32,7 @@ def table_section(shown: Shown) -> Section:
     names += ["lr", "Epochs", "Seconds", "n", "Repeats"]
     section.table(Grid("Table I", names, rows, tables.caption(run)))
     section.note(_conditional(run, shown.results.scored[1].count))
-    if len(run.species) == SPECIES:  # beside other data it would only confuse
+    if len(run.species) == SPECIES:  # with other data it would only confuse
         _add_paper(section, shown.results.paper)
     return section
 
@@ -55,7 +55,7 @@ def _table_cells(row: dict[Any, Any]) -> list[Cell]:
 
 
 def _spent(row: dict[Any, Any], name: str, key: str) -> Cell:
-    """What the search spent, and under it the final evaluation."""
+    """What the search spent, with the final evaluation below it."""
     search = value(row, f"search_{name}", ",.0f", key)
     final = value(row, f"final_{name}", ",.0f", key)
     return replace(search, small=f"+ {final.text}" if final.key else "")
@@ -82,7 +82,7 @@ def _conditional(run: Run, draws: int) -> str:
 
 
 def _add_paper(section: Section, paper: pd.DataFrame) -> None:
-    """The paper's cells that the study has; nothing where it has none."""
+    """The cells that the paper has as well; nothing if there are none."""
     both = paper[paper["ours_acc"].notna()]
     if both.empty:
         return

@@ -23,7 +23,7 @@ from analysis.wording import NONE, with_interval
 TEST_COLUMNS = interval_columns(f"test_{name}" for name in METRICS)
 SPENT = ["trials", "search_epochs", "search_seconds", "final_epochs", "final_seconds"]
 TIMED = ["search_seconds", "final_seconds"]
-"""Not in the written table: the same study gives the same table, to the digit."""
+"""Left out of the written table, so that the same study gives the same table to the digit."""
 TABLE_I = ["variant", "label_ratio", "labels", "n", "repeats", "lr", "valid_labels"]
 TABLE_I += [*SPENT, *TEST_COLUMNS, "reason", "recipe"]
 HEADINGS = {"loss": "Loss", "acc": "Accuracy", "f1": "F1", "precision": "Precision"}
@@ -31,10 +31,10 @@ HEADINGS["recall"] = "Recall"
 
 
 def table_i(run: Run, scored: tuple[Mapping[str, CellScores], Draws] | None = None) -> pd.DataFrame:
-    """Table I: a row a cell of the configuration, by ratio and variant.
+    """Table I: one row per cell of the configuration, by ratio and variant.
 
     Args:
-        scored: what `score_cells` gave for this run, where it is at hand.
+        scored: what `score_cells` gave for this run, if it is at hand.
 
     Returns:
         `TABLE_I`: what was labelled, chosen and spent (epochs and seconds of the search and of
@@ -78,12 +78,12 @@ def table_i(run: Run, scored: tuple[Mapping[str, CellScores], Draws] | None = No
 
 
 def with_results(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of Table I that have a test result, and a known number of labels."""
+    """The rows of Table I with a test result and a known number of labels."""
     return table[table["test_acc"].notna() & table["labels"].notna()]
 
 
 def spent(run: Run, cell: str) -> dict[str, float]:
-    """`SPENT`: seconds are of one training's own time, summed over those that ran side by side."""
+    """`SPENT` of a cell. Seconds are summed over trainings, also those that ran side by side."""
     trials = run.trials[run.trials["cell"] == cell]
     final = run.evaluations[run.evaluations["cell"] == cell]
     return {
@@ -96,24 +96,24 @@ def spent(run: Run, cell: str) -> dict[str, float]:
 
 
 def configured_repeats(run: Run) -> int:
-    """Repeats of the final evaluation, 0 for a search only."""
+    """Repeats of the final evaluation; 0 if the study only searches."""
     return int(run.config.get("evaluation", {}).get("repeats", 0))
 
 
 def labelled(run: Run) -> dict[int, int]:
-    """Labelled training images at each ratio in the search."""
+    """The number of labelled training images at each ratio, in the search."""
     labels = run.labels
     counts = labels[labels["repeat"].isna()].groupby("label_ratio").size()
     return {int(ratio): int(count) for ratio, count in counts.items()}  # type: ignore[call-overload]
 
 
 def chosen_lrs(run: Run) -> dict[str, float]:
-    """Each cell's lr in the final evaluation, or else of its best COMPLETE trial so far."""
+    """Each cell's lr in the final evaluation, or else that of its best COMPLETE trial so far."""
     return {cell: float(lr) for cell, lr in _chosen(run, "lr").items()}
 
 
 def chosen_recipes(run: Run) -> dict[str, str]:
-    """The recipe likewise, of the cells that search it."""
+    """The same for the recipe, in cells that search it."""
     return {cell: r for cell, r in _chosen(run, "recipe").items() if isinstance(r, str)}
 
 
@@ -124,7 +124,7 @@ def _chosen(run: Run, name: str) -> dict[str, Any]:
 
 
 def reason(run: Run, cell: str) -> str | None:
-    """Why a cell has no result, or not all of its repeats; None where it is whole."""
+    """Why a cell has no result, or not all of its repeats; None if it is complete."""
     wanted = configured_repeats(run)
     done = int((run.evaluations["cell"] == cell).sum())
     if done:
@@ -153,14 +153,14 @@ def common_error(trials: pd.DataFrame) -> str:
 
 
 def validation_note(run: Run) -> str:
-    """How many validation labels were used beside the counted ones."""
+    """How many validation labels were used in addition to the counted labels."""
     count = run.counts.get("valid")
     number = "the" if count is None else f"{count:,}"
     return f"plus {number} validation labels used for choosing"
 
 
 def caption(run: Run) -> str:
-    """What Table I's figures are, in one paragraph."""
+    """What the numbers of Table I are, in one paragraph."""
     parts = [
         f"Test set: mean over repeats with 95 % intervals, macro over {len(run.species)} species.",
         f"Labels: labelled training images, {validation_note(run)} (lr, epoch).",
@@ -173,7 +173,7 @@ def caption(run: Run) -> str:
 
 
 def per_repeat(run: Run) -> bool:
-    """Whether each repeat has a pretrained encoder of its own, as `study.config` decides it."""
+    """Whether each repeat has its own pretrained encoder, as `study.config` decides it."""
     recipes = [run.recipe(variant) for variant in run.pretrained_as]
     return all(
         recipe.get("per_repeat", True) or recipe.get("pretrain_on") == "unlabelled"
@@ -191,7 +191,7 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 
 def to_markdown(frame: pd.DataFrame, text: str) -> str:
-    """Table I for people, with its caption under it."""
+    """Table I as Markdown, with its caption below it."""
     head, rows = readable(frame)
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 3) + ["---"], *rows]
     table = [" | ".join(_escape_markdown(each) for each in line) for line in lines]
@@ -199,7 +199,7 @@ def to_markdown(frame: pd.DataFrame, text: str) -> str:
 
 
 def to_latex(frame: pd.DataFrame, text: str) -> str:
-    """Table I as a LaTeX table; it needs the package booktabs."""
+    """Table I as a LaTeX table, which needs the package booktabs."""
     head, rows = readable(frame)
     body = [" & ".join(_escape_latex(each) for each in row) + r" \\" for row in rows]
     lines = [

@@ -1,4 +1,4 @@
-"""The page's small images: one JPEG with all of them, of which each place shows its part."""
+"""The page's small images: one JPEG with all of them, parts of which are shown."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from analysis.pictures import Pictures
 
 SIZE = 48  # pixels of a side
 MOST = 3000  # images on a page
-MOST_BYTES = 2_000_000  # of the JPEG; the page has to fit into a mail
+MOST_BYTES = 2_000_000  # of the JPEG, to keep the page small enough for an email
 
 
 class Thumbnails:
-    """Those of some files; none where the run's images are gone.
+    """The small images of some files; empty if the run's images are gone.
 
     Args:
-        files: as in ``predictions.parquet``; from the 3,001st on they are left out.
+        files: as in ``predictions.parquet``; only the first 3,000 are kept.
     """
 
     def __init__(self, pictures: Pictures, files: Sequence[str]):
@@ -35,7 +35,7 @@ class Thumbnails:
         return bool(self.place)
 
     def images(self, files: Iterable[str], species: str) -> list[Markup]:
-        """Images of a species as elements of the page; those that are gone are left out."""
+        """Images of a species as elements of the page, without those that are gone."""
         return [self._image(file, f"{species}, {file}") for file in files if file in self.place]
 
     def _image(self, file: str, title: str) -> Markup:
@@ -45,7 +45,7 @@ class Thumbnails:
         return element.format(title, place) + Markup("</span>")
 
     def style(self) -> Markup:
-        """The rule that gives each element of class ``thumb`` the images."""
+        """The style of the class ``thumb``: the JPEG as background."""
         if not self:
             return Markup("")
         content = base64.b64encode(self._sheet).decode()

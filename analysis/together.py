@@ -1,4 +1,4 @@
-"""Which species fall together: pairs that clusters cannot tell apart, with example images."""
+"""Pairs of species that clusters cannot tell apart, with example images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-MOST_PAIRS = 20  # an encoder and space
+MOST_PAIRS = 20  # per encoder and space
 EXAMPLES = 3
 COLUMNS = ["encoder", "space", "species", "other", "overlap", "cluster", "images"]
 COLUMNS += ["other_images", "files", "other_files"]
@@ -15,13 +15,13 @@ _SPACES = {"latent": "cluster", "tsne": "cluster_tsne"}
 
 
 def together(points: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of species by the overlap of their distributions over clusters, most first.
+    """Pairs of species by the overlap of their distributions over clusters, largest first.
 
     Args:
         points: as ``latents.parquet``.
 
     Returns:
-        `COLUMNS`, docs/RECORDS.md: at most 20 pairs an encoder and space, none without overlap.
+        `COLUMNS`, see docs/RECORDS.md: at most 20 pairs per encoder and space, all with overlap.
     """
     rows = [
         (encoder, space, *row)
@@ -53,7 +53,7 @@ def _pairs(points: pd.DataFrame, clusters: np.ndarray) -> list[tuple[object, ...
 
 
 def _examples(points: pd.DataFrame, of_cluster: np.ndarray, own: np.ndarray) -> tuple[str, ...]:
-    """The species' images of a cluster that lie nearest to the cluster's middle on the plane."""
+    """The images of a species in a cluster that are nearest to its centre on the plane."""
     plane = points[["x", "y"]].to_numpy()
     middle = np.median(plane[of_cluster], axis=0)
     rows = np.flatnonzero(of_cluster & own)

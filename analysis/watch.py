@@ -1,7 +1,7 @@
-"""The leaderboard while a study runs: on a terminal in place, through a pipe line by line.
+"""The leaderboard while a study runs: redrawn on a terminal, line by line through a pipe.
 
-The records are read again only when they have changed, and the terminal is drawn again only when
-what it shows has: between two changes a look costs a few calls of ``stat``.
+The records are read again only if they have changed, and the terminal is redrawn only if what it
+shows has changed: between two changes a look costs a few calls of ``stat``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from analysis.load import Run, load
 from data.storage import Location
 
 SECONDS = 2.0  # between two looks at a local run
-_REMOTE_SECONDS = 10.0  # at an object store, where each look reads the files
-_LINE = 240  # columns of a line in a pipe
+_REMOTE_SECONDS = 10.0  # between two looks at an object store, each of which reads the files
+_LINE = 240  # width of a line in a pipe
 _ENDED = ("COMPLETE", "PRUNED", "FAIL")
 _STYLES = {"RUNNING": "cyan", "PRUNED": "dim", "FAIL": "red"}
 
@@ -33,7 +33,7 @@ class Follower:
     """A run's state and trials, as they are on disk now.
 
     Raises:
-        InputError: as `load`, when it is first asked.
+        InputError: as `load`, on the first look.
     """
 
     location: Location
@@ -42,7 +42,7 @@ class Follower:
     _seen: dict[str, object] = field(default_factory=dict, init=False)
 
     def look(self) -> bool:
-        """Read what has changed; whether anything has."""
+        """Read what has changed, and say whether anything has."""
         study = self._changed("study.yaml")
         changed = [self._changed(f"{name}.parquet") for name in ("trials", "epochs")]
         killed = not study and self.running and driver_is_gone(self.location)
@@ -67,7 +67,7 @@ class Follower:
 
 
 def _version(file: Location) -> object:
-    """Something that differs once the file was replaced; None where there is none."""
+    """A value that changes when the file is replaced; None if there is no file."""
     try:
         if not file.is_local:
             return hash(file.read_bytes())
@@ -78,17 +78,17 @@ def _version(file: Location) -> object:
 
 
 def watch(location: Location, view: View, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Show the leaderboard until the study ends, and then once more to stay.
+    """Show the leaderboard until the study ends, and then once more for good.
 
-    On a terminal it takes the whole screen; elsewhere each trial is a line when it has ended, and
-    the board that ``--sort`` and ``--top`` ask for follows at the end.
+    On a terminal it takes the whole screen; elsewhere each trial is printed when it ends, and the
+    board that ``--sort`` and ``--top`` ask for follows at the end.
 
     Raises:
         InputError: as `load` and `sort_by`.
     """
     follower, console = Follower(location), Console()
     follower.look()
-    view.board(follower.trials, follower.run.metric)  # a column that is not there is said at once
+    view.board(follower.trials, follower.run.metric)  # an unknown column is an error at once
     if console.is_terminal and not console.is_dumb_terminal:
         _watch_terminal(follower, view, console, sleep)
         return
@@ -113,7 +113,7 @@ def _watch_terminal(
 
 
 def _screen(follower: Follower, view: View, width: int, height: int | None) -> Text:
-    """The header and as many lines of the board as there is room for."""
+    """The header, and as many lines of the board as fit."""
     board = view.board(follower.trials, follower.run.metric)
     room = len(board) if height is None else max(height - 6, 1)
     lines = table_lines(board.head(room), follower.run.metric, width, STEADY)
@@ -154,7 +154,7 @@ def header(run: Run, trials: pd.DataFrame, view: View) -> str:
 
 
 def _ended_trials(follower: Follower, view: View, sleep: Callable[[float], None]) -> Iterator[str]:
-    """The leaderboard's lines as trials end, each with its rank then; at last, how it stands."""
+    """The leaderboard's lines as trials end, each with its rank at that time; then the header."""
     printed: set[str] = set()
     while True:
         board = View(view.cell).board(follower.trials, follower.run.metric)

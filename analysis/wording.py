@@ -1,4 +1,4 @@
-"""Numbers in words, as sentences, tables and the terminal have them."""
+"""How numbers are written in sentences, tables and on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    import pandas as pd  # slow to import, and a command's one line needs none
+    import pandas as pd  # slow to import, and not needed at run time
 
 Row: TypeAlias = "Mapping[Any, Any] | pd.Series"
 NONE = "–"
@@ -26,13 +26,13 @@ def counted(number: int, thing: str) -> str:
 
 
 def minus(text: str) -> str:
-    """Hyphens before a digit as minus signs; what is shown as 0 has no sign."""
+    """With minus signs for hyphens before a digit, and without the sign of a number shown as 0."""
     text = re.sub(r"(?<![\w.])[+-](0(?:\.0+)?)(?!\d|\.\d)", r"\1", text)
     return re.sub(r"-(?=[\d.])", "−", text)
 
 
 def p_text(p_value: float) -> str:
-    """``0.012``, or ``< 0.001`` where it is smaller."""
+    """``0.012``, or ``< 0.001`` if it is smaller."""
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
@@ -42,34 +42,34 @@ def p_sentence(p_value: float) -> str:
 
 
 def spaced(contrast: str) -> str:
-    """``B2 − B0`` of ``B2−B0``, as sentences have it."""
+    """``B2 − B0`` for ``B2−B0``."""
     return contrast.replace("−", " − ")
 
 
 def unbroken(text: str) -> str:
-    """Without a line break between a number and its unit, or around a minus between names."""
+    """With no line break between a number and its unit, or around a minus between names."""
     text = text.replace(" %", "\xa0%").replace(" − ", "\xa0−\xa0")
     return re.sub(r"(?<=\d) (?=points?\b)", "\xa0", text)
 
 
 def interval(row: Row, name: str) -> tuple[float, float, float]:
-    """A value of a row, and the ends of its interval: of a ``difference`` ``low`` and ``high``, of
-    any other ``NAME_low`` and ``NAME_high``.
+    """A value of a row and the ends of its interval: ``low`` and ``high`` for ``difference``,
+    ``NAME_low`` and ``NAME_high`` for any other name.
     """
     low, high = ("low", "high") if name == "difference" else (f"{name}_low", f"{name}_high")
     return row[name], row[low], row[high]
 
 
 def unsigned(value: float, low: float, high: float) -> tuple[float, float, float]:
-    """The size of a difference with its interval, where words say which way it goes."""
+    """The size of a difference with its interval, for sentences that say which way it goes."""
     return (-value, -high, -low) if value < 0 else (value, low, high)
 
 
 def with_interval(row: Row, name: str, form: str = ".3f", scale: float = 1, unit: str = "") -> str:
-    """``0.512 [0.471, 0.553]``, ``51.2 % [47.1, 55.3]``; a dash where there is no value.
+    """``0.512 [0.471, 0.553]``, ``51.2 % [47.1, 55.3]``; a dash if there is no value.
 
     Args:
-        form: of each number, as `format` takes it.
+        form: of each number, as for `format`.
         scale: what each number is multiplied by.
         unit: what follows the value.
     """
@@ -83,7 +83,7 @@ def in_points(row: Row, sign: bool = True) -> str:
     """A difference: ``+3.0 points [95 % interval +1.2 to +4.8]``.
 
     Args:
-        sign: whether to show it; not, where the words say which way the difference goes.
+        sign: whether to show it, or only the size, if words say which way the difference goes.
     """
     ends = interval(row, "difference")
     form = "+.1f" if sign else ".1f"
@@ -97,7 +97,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def shorten(text: str, length: int = 26) -> str:
-    """A text cut to so many characters; as many as there is room for beside a plot."""
+    """A text cut to that many characters; by default to what fits beside a plot."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
@@ -111,7 +111,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def rounded_up(number: int) -> str:
-    """Of 100 and more two digits: ``17``, ``about 18,000`` of 17,451."""
+    """``17``; from 100 on to two digits: ``about 18,000`` for 17,451."""
     if number < 100:
         return f"{number}"
     unit = 10 ** (len(str(number)) - 2)
@@ -119,5 +119,5 @@ def rounded_up(number: int) -> str:
 
 
 def largest(rows: pd.DataFrame) -> pd.Series:
-    """The row with the largest difference, whichever its sign."""
+    """The row with the largest difference, whatever its sign."""
     return rows.iloc[int(rows["difference"].abs().argmax())]
