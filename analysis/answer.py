@@ -172,7 +172,7 @@ def _labels_needed(
 
 
 def _end(row: Mapping[Any, Any]) -> str:
-    """The upper end of an interval of labels; of infinite ones is known that there are more."""
+    """The upper end of an interval of labels; if infinite, it is only known to be more than all."""
     high = row["needed_high"]
     return f"more than {row['most']:,}" if math.isinf(high) else f"{high:,.0f}"
 

@@ -1,4 +1,4 @@
-"""The section on labels: accuracy against them, how many are needed, and what pretraining saves."""
+"""The section on labels: accuracy against labels, how many it takes, and how many are saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def efficiency_section(shown: Shown) -> Section | None:
     table, saved = shown.results.table, shown.results.labels_saved
     data = charts.efficiency(table) if len(table) else {"lines": []}
     if not data["lines"] or table["label_ratio"].nunique() == 1:
-        return None  # of one ratio the picture beside the answer tells all
+        return None  # for one ratio the figure beside the answer shows everything
     section = Section("label-efficiency", "Label efficiency")
     section.chart("efficiency", data)
     _add_labels_needed(section, shown)
@@ -90,7 +90,7 @@ def _saved_cells(row: dict[Any, Any]) -> list[Cell]:
 
 
 def _count(row: dict[Any, Any], name: str, key: str, most: int) -> Cell:
-    """Labels, and under them their interval; of infinite ones is known that they are over most."""
+    """Labels with their interval below; infinitely many are only known to be more than ``most``."""
     low, high = (row[f"{name}_{end}"] for end in ("low", "high"))
     small = _labels(low, most) if low == high else f"{_labels(low, most)} to {_labels(high, most)}"
     small = f"{_labels(low, most)} or more" if high == float("inf") > low else small

@@ -15,21 +15,21 @@ import pandas as pd
 
 from analysis.efficiency import curve_of, reached
 from analysis.statistics import CellScores, Draws, above_chance, compare, holm, pair
-from analysis.variants import cell_name
+from analysis.variants import cell_name, variant_of
 from analysis.verdicts import verdict
 
 NEEDED = ["variant", "acc", "needed", "needed_low", "needed_high", "bound", "most"]
 GAINED = ["variant", "label_ratio", "labels", "to_ratio", "to_labels", "difference", "low"]
 GAINED += ["high", "p", "p_holm", "verdict", "repeats", "n"]
 STEPS = (0.1, 0.05, 0.02, 0.01)
-"""Between the accuracies asked for: the widest that gives two of them."""
+"""Candidates for the distance of the accuracies: the widest that gives at least two."""
 
 
 def labels_needed(
     scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int]
 ) -> pd.DataFrame:
-    """`NEEDED`, docs/RECORDS.md: a row a variant and round accuracy. Variants that are not surely
-    better than chance with their most labels are left out: what they reach, guessing does.
+    """`NEEDED`, see docs/RECORDS.md: one row per variant and round accuracy, without variants
+    that are not surely better than chance even with all their labels.
 
     Args:
         scores: by cell.
@@ -54,7 +54,7 @@ def round_accuracies(curves: Sequence[np.ndarray], above: float) -> list[float]:
 
     Args:
         curves: accuracies of each variant.
-        above: the accuracy of guessing; no other counts.
+        above: the accuracy of guessing; lower ones do not count.
     """
     if not curves:
         return []
@@ -69,8 +69,8 @@ def round_accuracies(curves: Sequence[np.ndarray], above: float) -> list[float]:
 def gains(
     scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int]
 ) -> pd.DataFrame:
-    """`GAINED`, docs/RECORDS.md: a row a variant, what it gains from about half of its labels to
-    all of them: whether its curve still rises. Holm is over the variants.
+    """`GAINED`, see docs/RECORDS.md: one row per variant, what it gains from about half of its
+    labels to all of them: whether its curve still rises. Holm is over the variants.
     """
     rows: list[dict[Any, Any]] = []
     for variant in _variants(scores):
@@ -112,4 +112,4 @@ def _last(scores: Iterable[str], variant: str, labels: Mapping[int, int]) -> str
 
 
 def _variants(scores: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(cell.partition("@")[0] for cell in scores))
+    return list(dict.fromkeys(map(variant_of, scores)))

@@ -44,7 +44,7 @@ def more_labels(row: pd.Series) -> str:
     verb = "loses" if row["difference"] < 0 else "gains"
     change = (
         f"from {row['labels']:,} to {row['to_labels']:,} {row['variant']} {verb} "
-        f"{in_points(row, unsigned=True)}"
+        f"{in_points(row, sign=False)}"
     )
     return _MORE_LABELS[row["verdict"]].format(change)
 
