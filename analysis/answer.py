@@ -5,10 +5,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 
 from analysis.contrasts import (
@@ -23,7 +19,16 @@ from analysis.load import Run
 from analysis.sentences import more_labels, statement
 from analysis.variants import COMMON, cell_name, is_best, kind_of, recipe_of
 from analysis.verdicts import HIGHER, LOWER
-from analysis.wording import counted, in_points, largest, listed, spaced, unbroken, with_interval
+from analysis.wording import (
+    counted,
+    in_points,
+    label_count,
+    largest,
+    listed,
+    spaced,
+    unbroken,
+    with_interval,
+)
 
 
 def answer(
@@ -160,8 +165,8 @@ def _labels_needed(
     variant = best_variant(run, int(table.loc[table["test_acc"].notna(), "label_ratio"].max()))
     known = needed[(needed["variant"] == variant) & (needed["bound"] == "exact")].tail(2)
     parts = [
-        f"{row['needed']:,.0f}{unit} [{row['needed_low']:,.0f} to {_end(row)}] for "
-        f"{100 * row['acc']:.0f} %{of}"
+        f"{row['needed']:,.0f}{unit} [{row['needed_low']:,.0f} to "
+        f"{label_count(row['needed_high'], row['most'])}] for {100 * row['acc']:.0f} %{of}"
         for row, unit, of in zip(
             known.to_dict("records"), (" labels", ""), (" of them", ""), strict=False
         )
@@ -169,12 +174,6 @@ def _labels_needed(
     needs = f"By its curve {variant} needs {listed(parts)}. " if parts else ""
     own = gained[gained["variant"] == variant]
     return [needs + more_labels(own.iloc[0])] if len(own) else []
-
-
-def _end(row: Mapping[Any, Any]) -> str:
-    """The upper end of an interval of labels; if infinite, it is only known to be more than all."""
-    high = row["needed_high"]
-    return f"more than {row['most']:,}" if math.isinf(high) else f"{high:,.0f}"
 
 
 def _guessing(run: Run) -> str:

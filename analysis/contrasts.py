@@ -22,6 +22,7 @@ from analysis.statistics import (
     Paired,
     above_chance,
     compare,
+    difference_columns,
     holm,
     pair,
 )
@@ -56,6 +57,11 @@ class Contrast:
     @property
     def name(self) -> str:
         return f"{PROBE if self.probe else ''}{self.one}−{self.other}"
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """What every table of differences has of it."""
+        return {"contrast": self.name, "effect": self.effect, "descriptive": self.descriptive}
 
 
 def sides(contrast: str) -> tuple[str, str]:
@@ -197,7 +203,7 @@ def pairs(
 
 def contrasts(compared: Pairs) -> pd.DataFrame:
     """Every difference with interval, p-values and verdict: `COLUMNS`, see docs/RECORDS.md."""
-    frame = pd.DataFrame(_rows(compared), columns=[c for c in COLUMNS if c != "verdict"])
+    frame = pd.DataFrame(_rows(compared), columns=COLUMNS)
     frame["p_holm"] = holm(frame["p"].tolist())
     frame["verdict"] = [
         verdict(row, key in compared.learned)
@@ -206,13 +212,10 @@ def contrasts(compared: Pairs) -> pd.DataFrame:
     return frame.astype({"descriptive": bool})[COLUMNS]
 
 
-def _rows(compared: Pairs) -> Iterator[tuple[object, ...]]:
+def _rows(compared: Pairs) -> Iterator[dict[str, object]]:
     for (contrast, ratio), paired in compared.found.items():
-        found, p_value = compare(paired, compared.draws)
-        found = found.clipped(-1.0, 1.0)
-        key = (contrast.name, contrast.effect, contrast.descriptive, ratio, compared.metric)
-        counts = (len(paired.repeats), paired.images)
-        yield (*key, found.value, found.low, found.high, p_value, np.nan, *counts)
+        key = {"label_ratio": ratio, "metric": compared.metric}
+        yield contrast.columns | key | difference_columns(paired, compared.draws)
 
 
 def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int, int] | None:

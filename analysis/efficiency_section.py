@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from analysis import charts, tables
@@ -9,7 +10,7 @@ from analysis.cells import grouped, p_value, percent, points, ratio, value, verd
 from analysis.page import Cell, Grid, Row, Section
 from analysis.shown import Shown
 from analysis.variants import cell_name
-from analysis.wording import minus
+from analysis.wording import interval, label_count
 
 
 def efficiency_section(shown: Shown) -> Section | None:
@@ -90,12 +91,9 @@ def _saved_cells(row: dict[Any, Any]) -> list[Cell]:
 
 
 def _count(row: dict[Any, Any], name: str, key: str, most: int) -> Cell:
-    """Labels with their interval below; infinitely many are only known to be more than ``most``."""
-    low, high = (row[f"{name}_{end}"] for end in ("low", "high"))
-    small = _labels(low, most) if low == high else f"{_labels(low, most)} to {_labels(high, most)}"
-    small = f"{_labels(low, most)} or more" if high == float("inf") > low else small
-    return Cell(_labels(row[name], most), key=f"{key} {name}", small=small)
-
-
-def _labels(count: float, most: int) -> str:
-    return minus(f"more than {most:,}" if count == float("inf") else f"{count:,.0f}")
+    """Labels with their interval below; ``most`` as for `label_count`."""
+    found, low, high = interval(row, name)
+    small = label_count(low, most)
+    if low < high:
+        small += " or more" if math.isinf(high) else f" to {label_count(high, most)}"
+    return Cell(label_count(found, most), key=f"{key} {name}", small=small)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.efficiency import curve_of, reached
-from analysis.statistics import CellScores, Draws, above_chance, compare, holm, pair
+from analysis.statistics import CellScores, Draws, above_chance, difference_columns, holm, pair
 from analysis.variants import cell_name, variant_of
 from analysis.verdicts import verdict
 
@@ -82,27 +82,15 @@ def gains(
         less, more = (scores[cell_name(variant, ratio)] for ratio in (half, most))
         if set(less.repeats) & set(more.repeats):
             key = (variant, half, labels[half], most, labels[most])
-            rows.append(dict(zip(GAINED, key, strict=False)) | _gain(less, more, draws))
+            row: dict[Any, Any] = dict(zip(GAINED, key, strict=False))
+            learned = above_chance(less, draws) or above_chance(more, draws)
+            row |= difference_columns(pair(more, less, "acc"), draws) | {"learned": learned}
+            rows.append(row)
     p_holm = holm([row["p"] for row in rows])
     for row, adjusted in zip(rows, p_holm, strict=True):
         row["p_holm"] = adjusted
         row["verdict"] = verdict(row, row.pop("learned"))
     return pd.DataFrame(rows, columns=GAINED)
-
-
-def _gain(less: CellScores, more: CellScores, draws: Draws) -> dict[Any, Any]:
-    paired = pair(more, less, "acc")
-    found, p_value = compare(paired, draws)
-    found = found.clipped(-1.0, 1.0)
-    return {
-        "difference": found.value,
-        "low": found.low,
-        "high": found.high,
-        "p": p_value,
-        "repeats": len(paired.repeats),
-        "n": paired.images,
-        "learned": above_chance(less, draws) or above_chance(more, draws),
-    }
 
 
 def _last(scores: Iterable[str], variant: str, labels: Mapping[int, int]) -> str:

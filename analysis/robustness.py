@@ -25,6 +25,7 @@ from analysis.statistics import (
     Paired,
     above_chance,
     compare,
+    difference_columns,
     estimate,
     holm,
     interval_columns,
@@ -128,7 +129,7 @@ def differences_in_noise(run: Run, tested: InNoise) -> pd.DataFrame:
     Holm's adjustment is over all rows of a kind: of accuracies, or of changes.
     """
     rows = list(_differences(run, tested)) if tested.levels else []
-    frame = pd.DataFrame(rows, columns=[c for c in DIFFERENCES if c != "verdict"])
+    frame = pd.DataFrame(rows, columns=DIFFERENCES)
     for kind in KINDS:
         of_kind = frame["of"] == kind
         frame.loc[of_kind, "p_holm"] = holm(frame.loc[of_kind, "p"].tolist())
@@ -157,16 +158,17 @@ def _verdict(row: Mapping[Any, Any], learned: Set[tuple[float, str]]) -> str:
     return found if able else AT_CHANCE
 
 
-def _differences(run: Run, tested: InNoise) -> Iterator[tuple[object, ...]]:
+def _differences(run: Run, tested: InNoise) -> Iterator[dict[str, object]]:
     cells = tested.levels[0.0]
     for contrast in (each for each in asked(cells, run.other_networks) if not each.probe):
         for ratio in run.label_ratios:
             for noise in tested.noisy:
                 pairs = _compared(tested, contrast, ratio, noise)
-                key = (contrast.name, contrast.effect, contrast.descriptive, ratio, noise)
-                for kind, paired in zip(KINDS, pairs, strict=True):
+                for kind, most, paired in zip(KINDS, (1.0, 2.0), pairs, strict=True):
                     if paired is not None:
-                        yield (*key, kind, *_judged(paired, tested.draws, 1 + (kind == "change")))
+                        key = {"label_ratio": ratio, "noise": noise, "of": kind}
+                        row = difference_columns(paired, tested.draws, most)
+                        yield contrast.columns | key | row
 
 
 def _compared(
@@ -178,13 +180,6 @@ def _compared(
         _pair(*(tested.levels[level].get(name) for name in names)) for level in (noise, 0.0)
     )
     return noisy, None if noisy is None or clean is None else less(noisy, clean)
-
-
-def _judged(paired: Paired, draws: Draws, most: int) -> tuple[object, ...]:
-    found, p_value = compare(paired, draws)
-    found = found.clipped(-most, most)
-    values = (found.value, found.low, found.high, p_value, np.nan)
-    return (*values, len(paired.repeats), paired.images)
 
 
 def clusters_table(run: Run, clean: pd.DataFrame) -> pd.DataFrame:

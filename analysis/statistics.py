@@ -467,6 +467,18 @@ def compare(paired: Paired, draws: Draws) -> tuple[Estimate, float]:
     return found.estimate(), p_value
 
 
+def difference_columns(paired: Paired, draws: Draws, most: float = 1.0) -> dict[str, float]:
+    """A paired difference as a row of a table: ``difference low high p repeats n``.
+
+    Args:
+        most: the largest difference that is possible, in size.
+    """
+    found, p_value = compare(paired, draws)
+    found = found.clipped(-most, most)
+    row = {"difference": found.value, "low": found.low, "high": found.high, "p": p_value}
+    return row | {"repeats": len(paired.repeats), "n": paired.images}
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """P-values adjusted for their number by S. Holm (Scand. J. Stat. 6, 1979), in their order.
 

@@ -118,6 +118,11 @@ def rounded_up(number: int) -> str:
     return f"about {-(-number // unit) * unit:,}"
 
 
+def label_count(count: float, most: float) -> str:
+    """``1,200``; infinitely many are only known to be ``more than`` the ``most`` there were."""
+    return minus(f"more than {most:,}" if math.isinf(count) else f"{count:,.0f}")
+
+
 def largest(rows: pd.DataFrame) -> pd.Series:
     """The row with the largest difference, whatever its sign."""
     return rows.iloc[int(rows["difference"].abs().argmax())]
