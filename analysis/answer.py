@@ -14,7 +14,6 @@ from analysis.contrasts import (
     by_recipe,
     of_other_encoders,
 )
-from analysis.leaderboard import METRIC_NAMES
 from analysis.load import Run
 from analysis.sentences import more_labels, statement
 from analysis.variants import COMMON, cell_name, is_best, kind_of, recipe_of
@@ -25,6 +24,7 @@ from analysis.wording import (
     label_count,
     largest,
     listed,
+    metric_name,
     spaced,
     unbroken,
     with_interval,
@@ -66,7 +66,7 @@ def _without_test(run: Run) -> list[str]:
     if len(run.winners):
         best = run.winners.iloc[0]
         recipe = f" (encoder {best['recipe']})" if isinstance(best["recipe"], str) else ""
-        score = f"{METRIC_NAMES[run.metric]} {best[run.metric]:.3f}"
+        score = f"{metric_name(run.metric)} {best[run.metric]:.3f}"
         sentences.append(
             f"On the validation set the best cell is {best['cell']}, with {score} at a learning "
             f"rate of {best['lr']:.1e}{recipe}; the trial was chosen by that value, which "
@@ -82,7 +82,7 @@ def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None
     recipes = by_recipe(run)
     if recipes:
         return [
-            statement(_of(differences, name), f"Pretraining ({recipe}: {spaced(name)})", power)
+            statement(_rows(differences, name), f"Pretraining ({recipe}: {spaced(name)})", power)
             for recipe, name in recipes
         ]
     missing = [each for each in ("B2", "B0") if each not in run.variants]
@@ -92,10 +92,10 @@ def _pretraining(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None
             f"{' and no '.join(missing)}, and pretraining's effect is B2 − B0, the same network "
             "with and without pretrained weights."
         ]
-    return [statement(_of(differences, PRETRAINING), "Pretraining (B2 − B0)", power)]
+    return [statement(_rows(differences, PRETRAINING), "Pretraining (B2 − B0)", power)]
 
 
-def _of(differences: pd.DataFrame, contrast: str) -> pd.DataFrame:
+def _rows(differences: pd.DataFrame, contrast: str) -> pd.DataFrame:
     return differences[differences["contrast"] == contrast]
 
 
@@ -103,18 +103,18 @@ def _unlabelled(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None)
     if not {"C", "B0"} <= set(run.variants):
         return []
     subject = "Learning from the unlabelled images besides (C − B0)"
-    return [statement(_of(differences, UNLABELLED), subject, power)]
+    return [statement(_rows(differences, UNLABELLED), subject, power)]
 
 
 def _fine_tuning(run: Run, differences: pd.DataFrame) -> list[str]:
     """One sentence; if only encoders with a recipe are frozen, one for each of them."""
     if {"B1", "B2"} <= set(run.variants):
         subject = "Fine-tuning the encoder instead of freezing it (B2 − B1)"
-        return [statement(_of(differences, FINE_TUNING), subject)]
+        return [statement(_rows(differences, FINE_TUNING), subject)]
     fine_tuned = [v for v in run.variants if kind_of(v) == "B2" and recipe_of(v) and not is_best(v)]
     pairs = [(variant, f"B1-{recipe_of(variant)}") for variant in fine_tuned]
     return [
-        statement(_of(differences, f"{tuned}−{frozen}"), f"Fine-tuning ({tuned} − {frozen})")
+        statement(_rows(differences, f"{tuned}−{frozen}"), f"Fine-tuning ({tuned} − {frozen})")
         for tuned, frozen in pairs
         if frozen in run.variants
     ] or ["Whether fine-tuning beats a frozen encoder is not asked: B1 or B2 is not in the study."]

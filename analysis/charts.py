@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.drawing import variant_styles
-from analysis.leaderboard import METRIC_NAMES, first_line, leaderboard
+from analysis.leaderboard import first_line, leaderboard
 from analysis.load import Run
 from analysis.statistics import METRICS, interval_columns
 from analysis.tables import with_results
 from analysis.thumbnails import MOST, SIZE, Thumbnails
 from analysis.variants import title
+from analysis.wording import metric_name
 
 Data = dict[str, Any]
 
@@ -62,7 +63,7 @@ def trials(run: Run) -> Data:
     columns["recipe"] = [name if isinstance(name, str) else None for name in recipes]
     columns["error"] = [first_line(error) for error in ranked["error"]]
     cells = [{"cell": c, "variant": v, "ratio": r} for c, v, r in run.cells]
-    names = {"metric": run.metric, "metric_name": METRIC_NAMES[run.metric]}
+    names = {"metric": run.metric, "metric_name": metric_name(run.metric)}
     styles = [_style(variant, run.variants) for variant in run.variants]
     return {"columns": columns, "cells": cells, "variants": styles, **names}
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.leaderboard import METRIC_NAMES
 from analysis.load import Run
 from analysis.statistics import (
     CellScores,
@@ -30,10 +29,8 @@ from analysis.statistics import (
     score_cells,
     spread_of,
 )
-from analysis.wording import NONE, aligned, counted, p_text, shorten, with_interval
+from analysis.wording import NONE, aligned, counted, metric_name, p_text, shorten, with_interval
 
-_TEST_NAMES = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precision"}
-_TEST_NAMES |= {"recall": "macro recall", "loss": "loss"}
 COLUMNS = ["cell", "variant", "label_ratio", *interval_columns(["first", "second"])]
 COLUMNS += ["difference", "low", "high", "p", "p_holm"]
 COLUMNS += ["paired", "repeats", "n", "first_lr", "second_lr", "first_recipe", "second_recipe"]
@@ -184,12 +181,12 @@ def unpaired_difference(
     one, other = (
         spread_of(each, metric, own) for each, own in zip((first, second), draws, strict=True)
     )
-    found = minus(other, one)
+    found = difference_of_means(other, one)
     known = min(len(first.repeats), len(second.repeats)) > 1
     return found.estimate(), found.p_value() if known else math.nan
 
 
-def minus(one: Spread, other: Spread) -> Spread:
+def difference_of_means(one: Spread, other: Spread) -> Spread:
     """The difference of independent means; degrees of freedom by Welch (Biometrika 34, 1947)."""
     sd = math.hypot(one.sd, other.sd)
     if sd == 0:
@@ -255,10 +252,10 @@ def render(compared: Comparison) -> str:
     for key, values in compared.changed.items():
         before, after = (shorten(str(value), 40) for value in values)
         lines.append(f"  {key}: {before} → {after}")
-    lines += ["", f"Test {_TEST_NAMES[compared.metric]}, 95 % intervals; {_about(compared)}"]
+    lines += ["", f"Test {metric_name(compared.metric)}, 95 % intervals; {_about(compared)}"]
     head = ["cell", "first", "second", "difference", "p"]
     if compared.validation:
-        head.append(f"validation {METRIC_NAMES[compared.validation]}")
+        head.append(f"validation {metric_name(compared.validation)}")
     rows = [_texts(row)[: len(head)] for row in compared.table.to_dict("records")]
     return "\n".join([*lines, "", *aligned([head, *rows])])
 

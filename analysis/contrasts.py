@@ -236,13 +236,13 @@ def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int
     if len(of_name) < 2:
         return None
     few, many = min(of_name), max(of_name)
-    both = less(of_name[few], of_name[many])
+    both = subtract(of_name[few], of_name[many])
     if both is None or len(both.repeats) < 2:
         return None
     return (*compare(both, compared.draws), few, many)
 
 
-def less(one: Paired, other: Paired) -> Paired | None:
+def subtract(one: Paired, other: Paired) -> Paired | None:
     """The difference of two differences on the repeats they share; None if they share none."""
     shared = tuple(sorted(set(one.repeats) & set(other.repeats)))
     if not shared:

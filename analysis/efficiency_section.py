@@ -16,7 +16,7 @@ from analysis.wording import interval, label_count
 def efficiency_section(shown: Shown) -> Section | None:
     """Every metric against labels, and how many labels pretraining saves."""
     table, saved = shown.results.table, shown.results.labels_saved
-    data = charts.efficiency(table) if len(table) else {"lines": []}
+    data = charts.efficiency(table)
     if not data["lines"] or table["label_ratio"].nunique() == 1:
         return None  # for one ratio the figure beside the answer shows everything
     section = Section("label-efficiency", "Label efficiency")

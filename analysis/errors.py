@@ -23,16 +23,16 @@ def most_confused(predictions: pd.DataFrame, top: int = 5, images: int = 3) -> p
         of ``true`` most often and most surely called ``pred``; ``like`` those of ``pred``, first
         the ones that are most often and most surely recognised.
     """
-    said = _how_often(predictions)
+    called = _how_often(predictions)
     of = predictions.groupby("true").size()
-    wrong = said[said["true"] != said["pred"]]
+    wrong = called[called["true"] != called["pred"]]
     pairs = wrong.groupby(["true", "pred"])["times"].sum().reset_index()
     pairs = pairs.sort_values("times", ascending=False, kind="stable", ignore_index=True).head(top)
     pairs["of"] = pairs["true"].map(of).astype("int64")
     pairs["share"] = pairs["times"] / pairs["of"]
     keys = [(str(t), str(p)) for t, p in zip(pairs["true"], pairs["pred"], strict=True)]
-    files = [_files(said, true, pred, images) for true, pred in keys]
-    like = [_examples(said, pred, images) for _, pred in keys]
+    files = [_files(called, true, pred, images) for true, pred in keys]
+    like = [_examples(called, pred, images) for _, pred in keys]
     pairs["files"] = pd.Series(files, dtype=object, index=pairs.index)
     pairs["like"] = pd.Series(like, dtype=object, index=pairs.index)
     return pairs[PAIR_COLUMNS]
@@ -41,17 +41,17 @@ def most_confused(predictions: pd.DataFrame, top: int = 5, images: int = 3) -> p
 def _how_often(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row per image and predicted species: how often over the repeats, and how confidently."""
     groups = predictions.groupby(["true", "pred", "file"])["probability"]
-    said = groups.agg(times="size", sure="mean").reset_index()
-    return said.sort_values(["times", "sure"], ascending=False, kind="stable")
+    called = groups.agg(times="size", sure="mean").reset_index()
+    return called.sort_values(["times", "sure"], ascending=False, kind="stable")
 
 
-def _files(said: pd.DataFrame, true: str, pred: str, images: int) -> list[str]:
-    found = said.loc[(said["true"] == true) & (said["pred"] == pred), "file"]
+def _files(called: pd.DataFrame, true: str, pred: str, images: int) -> list[str]:
+    found = called.loc[(called["true"] == true) & (called["pred"] == pred), "file"]
     return [str(file) for file in found.head(images)]
 
 
-def _examples(said: pd.DataFrame, species: str, images: int) -> list[str]:
-    own = said[said["true"] == species]
+def _examples(called: pd.DataFrame, species: str, images: int) -> list[str]:
+    own = called[called["true"] == species]
     first = own["pred"] != species  # False sorts first
     ordered = own.assign(first=first).sort_values("first", kind="stable")
     return [str(file) for file in pd.unique(ordered["file"])[:images]]

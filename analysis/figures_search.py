@@ -35,10 +35,9 @@ from analysis.drawing import (
     horizontal_grid,
     variant_styles,
 )
-from analysis.leaderboard import METRIC_NAMES
 from analysis.load import cut_short, stopped_by_rung
 from analysis.variants import cell_name
-from analysis.wording import shorten
+from analysis.wording import metric_name, shorten
 
 _MOST_CURVES = 60  # per cell; more are indistinguishable and make the page large
 _MOST_POINTS = 100  # per cell and fate as vector shapes; more become an image
@@ -67,7 +66,7 @@ def learning_curves(
                 _curves(axes, rows, metric, chosen.get(cell_name(variant, ratio)), colour)
                 axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         figure.supxlabel("epoch")
-        figure.supylabel(f"validation {METRIC_NAMES[metric]}")
+        figure.supylabel(f"validation {metric_name(metric)}")
     return figure
 
 
@@ -124,7 +123,7 @@ def lr_search(
             for fate, rows in kinds:
                 _points(axes, rows[rows["cell"] == cell], metric, fate)
         figure.supxlabel("learning rate")
-        figure.supylabel(f"validation {METRIC_NAMES[metric]}")
+        figure.supylabel(f"validation {metric_name(metric)}")
         handles = [fate.handle() for fate, rows in kinds if len(rows)]
         line = Line2D([], [], color=INK, lw=0.8, ls=(0, (4, 3)), label="chosen")
         columns = 3 if width < 6 else 6

@@ -60,10 +60,10 @@ def hypotheses(
         found = (NOT_ASKED, _not_asked(run, contrast))
         if len(of_contrast):
             found = overall(of_contrast["verdict"]), unbroken(reply(of_contrast, power))
-        rows.append((contrast, _of(recipe, question), *found))
+        rows.append((contrast, _about(question, recipe), *found))
         if question == _QUESTIONS[PRETRAINING]:
             few = _few_labels(compared, contrast)
-            rows.append((f"{contrast}: few", _of(recipe, _FEW), *few))
+            rows.append((f"{contrast}: few", _about(_FEW, recipe), *few))
     rows += _other_encoders(differences, power)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -82,7 +82,8 @@ def _questions(run: Run) -> Iterator[tuple[str, str, str]]:
             yield contrast, question, ""
 
 
-def _of(recipe: str, question: str) -> str:
+def _about(question: str, recipe: str) -> str:
+    """The question, with the recipe that it is about, if any."""
     return question.replace("?", f" ({recipe})?") if recipe else question
 
 

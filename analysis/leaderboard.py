@@ -13,7 +13,6 @@ import pandas as pd
 from analysis.wording import shorten
 from data.storage import InputError
 
-METRIC_NAMES = {"val_f1": "macro F1", "val_acc": "accuracy", "val_loss": "loss"}
 _ORDER = {"COMPLETE": 0, "PRUNED": 0, "RUNNING": 1}  # anything else, FAIL above all, comes last
 _WHOLE = ("seed", "epochs", "best_epoch")
 

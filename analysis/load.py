@@ -362,9 +362,7 @@ def load(run: str | Path | Location) -> Run:
         raise InputError(f"{location}: no study.yaml in it; expected the folder of a run")
     study = _read(file, parse)
     if isinstance(study, dict) and study.get("state") == "RUNNING" and driver_is_gone(location):
-        study = _read(
-            file, parse
-        )  # it may just have ended, and said so before it let go of the lock
+        study = _read(file, parse)  # it may just have ended, and have said so before
         if study.get("state") == "RUNNING":
             study["state"] = "INTERRUPTED"  # the driver was killed before it could say so
     config = study.get("config") if isinstance(study, dict) else None

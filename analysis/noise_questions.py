@@ -117,8 +117,8 @@ def _decided(rows: pd.DataFrame, verdict: str, start: str, does: str) -> Iterato
 
 def _at_chance(count: int, total: int) -> str:
     return (
-        f"In {count} of {total} comparisons it cannot be told: what loses less there, or both, is "
-        "not surely better than chance in noise, and had no more to lose."
+        f"In {count} of {total} comparisons it cannot be judged: what loses less there, or both, "
+        "is not surely better than chance in noise, and had no more to lose."
     )
 
 
@@ -126,7 +126,7 @@ def _open(changes: pd.DataFrame) -> str:
     """A sentence on comparisons of which none is decided."""
     most = largest(changes)
     if (changes["verdict"] == UNDER_2_POINTS).all():
-        return "Where it can be told, any difference is under 2 points."
+        return "Where it can be judged, any difference is under 2 points."
     return (
         f"Not decided by this data; the largest difference: {_where(most)} noise changes the "
         f"accuracy of {most['one']} by {in_points(most)} compared with that of {most['other']}."

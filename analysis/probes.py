@@ -23,13 +23,12 @@ import pandas as pd
 
 from analysis.load import CONTROLS, Run
 from analysis.statistics import CellScores, Draws, estimate, interval_columns
-from analysis.variants import cell_name, recipe_of
+from analysis.variants import cell_name, kind_of, recipe_of
 from data.storage import InputError
 from data.tables import from_parquet, to_parquet
 
 PENALTIES = (1e-2, 1e-1, 1.0, 10.0)
 """scikit-learn's C, the strongest penalty first: each fit starts from the one before."""
-PRETRAINED = "pretrained"
 FITS = ["features", "encoder", "label_ratio", "repeat", "labels", "C", "val_acc", "test_acc"]
 PREDICTIONS = ["cell", "features", "label_ratio", "repeat", "file", "true", "pred", "loss"]
 PROBES = ["features", "label_ratio", "labels", "repeats", "n", "val_acc"]
@@ -89,7 +88,7 @@ def jobs(run: Run) -> list[Job]:
     cells = [(int(ratio), int(repeat)) for ratio, repeat in sorted(drawn.to_numpy().tolist())]
     owners: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for variant in _one_of_each_recipe(run):
-        name = PRETRAINED + variant[len("B1") :]
+        name = features_of(variant)
         for ratio, repeat in cells:
             encoder = encoder_of(run, variant, ratio, repeat)
             if encoder in run.encoders:
@@ -97,6 +96,11 @@ def jobs(run: Run) -> list[Job]:
     found = [Job(name, encoder, tuple(own)) for (name, encoder), own in owners.items()]
     controls = [each for each in CONTROLS if each in run.encoders]
     return found + [Job(control, control, tuple(cells)) for control in controls]
+
+
+def features_of(variant: str) -> str:
+    """The name of a pretrained variant's features: ``pretrained``, ``pretrained-NAME``."""
+    return f"pretrained{variant.removeprefix(kind_of(variant))}"
 
 
 def _one_of_each_recipe(run: Run) -> list[str]:

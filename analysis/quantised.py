@@ -127,10 +127,10 @@ def slower(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
     """Sentences on where int8 takes longer than float32 (medians), and on missing operators; none
     if there is nothing to say.
     """
-    said = [_slower_with(batch, rows) for batch in BATCHES]
+    sentences = [_slower_with(batch, rows) for batch in BATCHES]
     if _by_hand(rows):
-        said.append("The machine has no operators for int8: it was computed in float32.")
-    return [sentence for sentence in said if sentence]
+        sentences.append("The machine has no operators for int8: it was computed in float32.")
+    return [sentence for sentence in sentences if sentence]
 
 
 def _slower_with(batch: int, rows: Sequence[Mapping[Any, Any]]) -> str:

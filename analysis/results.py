@@ -20,7 +20,7 @@ from analysis.load import Run
 from analysis.noise_questions import noise_questions
 from analysis.paper import paper_table
 from analysis.power import power
-from analysis.probes import PRETRAINED, Probes, probe, probe_table
+from analysis.probes import Probes, features_of, probe, probe_table
 from analysis.reconstructions import reconstruction_table
 from analysis.robustness import (
     InNoise,
@@ -67,7 +67,7 @@ class Results:
         """How many draws: enough for the largest family of differences."""
         run = self.run
         cells = {cell for cell, _, _ in run.cells}
-        probed = {f"{PRETRAINED}{variant[2:]}" for variant in run.pretrained_as}
+        probed = set(map(features_of, run.pretrained_as))
         levels = run.robustness["noise"].nunique()
         in_noise = levels * sum(not contrast.probe for contrast in asked(cells))
         return draws_needed(len(run.label_ratios) * max(len(asked(cells | probed)), in_noise))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.contrasts import Contrast, asked, less, sides
+from analysis.contrasts import Contrast, asked, sides, subtract
 from analysis.latents import agreement
 from analysis.load import Run
 from analysis.statistics import (
@@ -179,7 +179,7 @@ def _compared(
     noisy, clean = (
         _pair(*(tested.levels[level].get(name) for name in names)) for level in (noise, 0.0)
     )
-    return noisy, None if noisy is None or clean is None else less(noisy, clean)
+    return noisy, None if noisy is None or clean is None else subtract(noisy, clean)
 
 
 def clusters_table(run: Run, clean: pd.DataFrame) -> pd.DataFrame:

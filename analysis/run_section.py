@@ -5,11 +5,11 @@ from __future__ import annotations
 import yaml
 
 from analysis import course, figures_search, tables
-from analysis.leaderboard import METRIC_NAMES, first_line
+from analysis.leaderboard import first_line
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section
 from analysis.shown import Shown
-from analysis.wording import NONE, percents
+from analysis.wording import NONE, metric_name, percents
 
 
 def run_section(shown: Shown) -> Section:
@@ -33,7 +33,7 @@ def run_section(shown: Shown) -> Section:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     data, config = run.study["data"], run.config
-    search, metric = config.get("search", {}), METRIC_NAMES[run.metric]
+    search, metric = config.get("search", {}), metric_name(run.metric)
     counts = ", ".join(f"{count:,} {split}" for split, count in run.counts.items())
     seconds = run.study.get("seconds")
     versions = run.study.get("versions") or {}
@@ -85,15 +85,14 @@ def _cost_grid(run: Run) -> Grid:
 
 def _cost_cells(run: Run, cell: str) -> list[Cell]:
     trials = run.trials[run.trials["cell"] == cell]
-    tests = run.evaluations[run.evaluations["cell"] == cell]
-    states = trials["state"].value_counts()
-    cells = [Cell(cell, "t"), Cell(f"{len(trials):,}", key=f"cost {cell} trials")]
+    states, spent = trials["state"].value_counts(), tables.spent(run, cell)
+    cells = [Cell(cell, "t"), Cell(f"{spent['trials']:,}", key=f"cost {cell} trials")]
     for state in ("COMPLETE", "PRUNED", "FAIL"):
         count = int(states.get(state, 0))
         cells.append(Cell(f"{count:,}", key=f"cost {cell} {state}"))
-    for name, frame in (("trials", trials), ("evaluations", tests)):
+    for stage, name in (("search", "trials"), ("final", "evaluations")):
         for column, form in (("epochs", ",.0f"), ("seconds", ",.1f")):
-            total = format(frame[column].sum(), form)
+            total = format(spent[f"{stage}_{column}"], form)
             cells.append(Cell(total, key=f"cost {cell} {name} {column}"))
     return cells
 

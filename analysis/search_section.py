@@ -9,11 +9,11 @@ from markupsafe import Markup
 from analysis import charts, course, figures_search, tables
 from analysis.cells import value, word
 from analysis.importance import ENOUGH, importance
-from analysis.leaderboard import METRIC_NAMES, epochs, leaderboard, trial_name
+from analysis.leaderboard import epochs, leaderboard, trial_name
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section, keyed
 from analysis.shown import Shown
-from analysis.wording import minus
+from analysis.wording import metric_name, minus
 
 TOP = 3  # trials of each cell without scripts
 
@@ -40,7 +40,7 @@ def _best(run: Run) -> Grid:
     rows = [Row(_trial_cells(row, row["trial_id"] in chosen)) for row in ranked.to_dict("records")]
     names = ["#", "<Trial", "<Cell", "<State", "lr", "Validation F1", "Accuracy", "Loss"]
     caption = (
-        f"The best {TOP} trials of each cell by validation {METRIC_NAMES[run.metric]}, ranked over "
+        f"The best {TOP} trials of each cell by validation {metric_name(run.metric)}, ranked over "
         "the whole study; in brackets the best epoch. All trials are in trials.parquet. A pruned "
         "trial is never chosen."
     )
@@ -59,7 +59,7 @@ def _trial_cells(row: dict[Any, Any], chosen: bool) -> list[Cell]:
 def _add_lr(section: Section, shown: Shown) -> None:
     run = shown.run
     caption = (
-        f"Validation {METRIC_NAMES[run.metric]} of each trial against its learning rate, a plot a "
+        f"Validation {metric_name(run.metric)} of each trial against its learning rate, a plot a "
         "cell; the line is at the chosen one. An optimum at the edge of a plot means that the "
         "range was too narrow there."
     )
@@ -75,7 +75,7 @@ def _add_curves(section: Section, shown: Shown) -> None:
     if run.epochs.empty:
         return
     caption = (
-        f"Validation {METRIC_NAMES[run.metric]} after each epoch of the search, a plot a cell. "
+        f"Validation {metric_name(run.metric)} after each epoch of the search, a plot a cell. "
         "Grey: trials (at most 60 a cell). Bold: the trial whose learning rate was chosen."
     )
     chosen = {str(k): str(v) for k, v in run.winners["trial_id"].items()}
@@ -119,7 +119,7 @@ def _add_importance(section: Section, run: Run) -> None:
         section.note(text.format(explained, ": too little to say what the score depends on"))
         return
     caption = (
-        f"How much of the variation of validation {METRIC_NAMES[run.metric]} between trials is due "
+        f"How much of the variation of validation {metric_name(run.metric)} between trials is due "
         "to each factor, and to factors together (×): functional analysis of variance of that "
         "forest."
     )

@@ -156,7 +156,7 @@ def _difference_cells(row: dict[Any, Any]) -> list[Cell]:
 
 
 def _add_power(section: Section, power: pd.DataFrame) -> None:
-    open_ones = power[power["verdict"] == NOT_DECIDED] if len(power) else power
+    open_ones = power[power["verdict"] == NOT_DECIDED]
     if open_ones.empty:
         return
     rows = grouped(open_ones.to_dict("records"), "contrast", _power_cells)

@@ -15,6 +15,15 @@ NONE = "–"
 """What is shown in place of a missing value."""
 
 
+_METRICS = {"acc": "accuracy", "f1": "macro F1", "precision": "macro precision"}
+_METRICS |= {"recall": "macro recall", "loss": "loss"}
+
+
+def metric_name(metric: str) -> str:
+    """``macro F1`` for ``f1``, and for ``val_f1``."""
+    return _METRICS[metric.removeprefix("val_")]
+
+
 def percents(ratios: Sequence[int] | pd.Series) -> str:
     """``10, 25 and 50 %``."""
     return f"{listed([f'{ratio:g}' for ratio in sorted(ratios)])} %"

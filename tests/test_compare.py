@@ -21,7 +21,7 @@ from analysis.compare import (
     Comparison,
     changes,
     compare,
-    minus,
+    difference_of_means,
     render,
     to_csv,
     to_json,
@@ -150,7 +150,7 @@ def test_the_unpaired_interval_is_welchs() -> None:
         sd = float(values.std(ddof=1) / len(values) ** 0.5)
         spreads.append(Spread(float(values.mean()), shape, sd, len(values) - 1))
     welch = stats.ttest_ind(one, other, equal_var=False)
-    found = minus(*spreads)
+    found = difference_of_means(*spreads)
     assert found.interval() == pytest.approx(welch.confidence_interval(), abs=0.002)
     assert found.p_value() == pytest.approx(welch.pvalue, rel=0.1)
 

@@ -510,7 +510,7 @@ def test_what_is_at_chance_in_noise_does_not_tell_whether_denoising_helps(tmp_pa
     assert set(changes["verdict"]) == {"at chance"}
     found = told(folder).loc["noise: denoising−plain"]
     assert found["verdict"] == "not decided"
-    assert found["text"].startswith("In 2 of 2 comparisons it cannot be told")
+    assert found["text"].startswith("In 2 of 2 comparisons it cannot be judged")
 
 
 def test_the_answer_is_the_same_where_the_plain_encoder_is_the_recipe(
