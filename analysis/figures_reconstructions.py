@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.drawing import drawing, species_style
+from analysis.drawing import drawing
+from analysis.figures_results import draw_plane
 
 INCHES = 0.72  # of a picture's side
 MOST_PIXELS = 64  # of a picture's side; keeps the page small enough for an email
@@ -79,17 +79,8 @@ def maps(points: Mapping[str, pd.DataFrame], notes: Mapping[str, str]) -> Figure
         for column, (name, rows) in enumerate(points.items()):
             many[0, column].set_title(f"{name}\n{notes[name]}")
             for axes, by in zip(many[:, column], ("species", "cluster"), strict=True):
-                _map(axes, rows, by)
+                draw_plane(axes, rows, by, 2.2, rasterized=True)
+                axes.set_aspect("equal", adjustable="datalim")
         for axes, by in zip(many[:, 0], ("by species", "by cluster"), strict=True):
             axes.set_ylabel(by)
     return figure
-
-
-def _map(axes: Axes, points: pd.DataFrame, by: str) -> None:
-    for number, (_, rows) in enumerate(points.groupby(by, sort=True)):
-        colour, marker = species_style(number)
-        style: Any = {"ms": 2.2, "mew": 0, "alpha": 0.8, "color": colour, "rasterized": True}
-        axes.plot(rows["x"], rows["y"], marker, **style)
-    axes.set(xticks=[], yticks=[])
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.spines[:].set_visible(False)

@@ -141,21 +141,34 @@ def latent_map(points: pd.DataFrame, by: str) -> Figure:
         by: species, cluster or cluster_tsne.
     """
     names = sorted(pd.unique(points[by]))
-    handles: list[Line2D] = []
-    labels: list[str] = []
+    labels = [shorten(str(n)) if by == "species" else f"cluster {n + 1}" for n in names]
     many = len(points) > _MOST_POINTS
     with drawing(7.2, max(4.2, 0.6 + 0.19 * len(names))) as figure:
         axes = figure.add_subplot()
-        for number, name in enumerate(names):
-            rows = points[points[by] == name]
-            colour, marker = species_style(number)
-            style: Any = {"ms": 3.2, "mew": 0, "alpha": 0.8, "color": colour}
-            handles += axes.plot(rows["x"], rows["y"], marker, rasterized=many, **style)
-            labels.append(shorten(str(name)) if by == "species" else f"cluster {name + 1}")
-        axes.set(xticks=[], yticks=[], aspect="equal")
-        axes.spines[:].set_visible(False)
+        handles = draw_plane(axes, points, by, 3.2, rasterized=many)
+        axes.set_aspect("equal")
         columns = 1 + (len(names) - 1) // 26
         place: Any = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": columns}
         spacing: Any = {"markerscale": 1.7, "handletextpad": 0.2, "labelspacing": 0.35}
         axes.legend(handles, labels, **place, **spacing)
     return figure
+
+
+def draw_plane(
+    axes: Axes, points: pd.DataFrame, by: str, size: float, rasterized: bool
+) -> list[Line2D]:
+    """Draw the points of each species or cluster, in sorted order.
+
+    Args:
+        points, by: as for `latent_map`.
+        size: of the markers.
+        rasterized: as an image, for points that are too many as vector shapes.
+    """
+    lines = []
+    for number, (_, rows) in enumerate(points.groupby(by, sort=True)):
+        colour, marker = species_style(number)
+        style: Any = {"ms": size, "mew": 0, "alpha": 0.8, "color": colour}
+        lines += axes.plot(rows["x"], rows["y"], marker, rasterized=rasterized, **style)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return lines
