@@ -1,4 +1,4 @@
-"""How numbers are written in sentences, tables and on the terminal."""
+"""How numbers, names and short texts are written in sentences, tables and on the terminal."""
 
 from __future__ import annotations
 
