@@ -21,7 +21,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analysis.drawing import FAINT, INK, to_png, to_svg
+from analysis.figures.drawing import FAINT, INK, to_png, to_svg
 
 SCRIPTS = (
     "echarts.min.js",

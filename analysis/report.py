@@ -10,12 +10,12 @@ from typing import Any
 
 from analysis import page, tables
 from analysis.caveats import caveats
-from analysis.drawing import to_png, to_svg
-from analysis.figures_errors import confused_pairs
+from analysis.figures.drawing import to_png, to_svg
+from analysis.figures.errors import confused_pairs
 from analysis.load import Run, load
 from analysis.results import Results
 from analysis.sections import SECTIONS, headline
-from analysis.shown import Shown
+from analysis.sections.shown import Shown
 from analysis.wording import counted
 from data.storage import Location
 

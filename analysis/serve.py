@@ -19,7 +19,7 @@ from analysis import page
 from analysis.load import Run, load
 from analysis.report import content
 from analysis.results import Results
-from analysis.shown import Shown
+from analysis.sections.shown import Shown
 from data.storage import InputError, Location
 
 ADDRESS, PORT = "127.0.0.1", 8642

@@ -37,7 +37,7 @@ from curves import EPOCHS, LRS, Curves
 from record import RESULTS, write_result
 
 import study.samplers
-from analysis.drawing import BLUE, GREEN, GREY, ORANGE, RED, drawing, horizontal_grid
+from analysis.figures.drawing import BLUE, GREEN, GREY, ORANGE, RED, drawing, horizontal_grid
 from data.storage import Location
 from study.cells import Cell, trial_number
 from study.choosing import winner

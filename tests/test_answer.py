@@ -10,9 +10,9 @@ from records_example import write_run
 
 from analysis import load
 from analysis.answer import answer, best_variant
-from analysis.cells import points
 from analysis.hypotheses import hypotheses
 from analysis.results import Results
+from analysis.sections.cells import points
 from analysis.sentences import more_labels
 from analysis.verdicts import AT_CHANCE, HIGHER, LOWER, NOT_DECIDED, UNDER_2_POINTS
 from analysis.wording import in_points, minus, percents, unbroken

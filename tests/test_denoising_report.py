@@ -13,9 +13,9 @@ from records_example import write_reconstructions, write_run
 from test_report_numbers import Numbers
 
 from analysis import load
-from analysis.reconstruction_section import picture_rows
 from analysis.reconstructions import PAPER_LOSS, names_of, reconstruction_table, statements
 from analysis.report import write_report
+from analysis.sections.reconstructions import picture_rows
 
 SPECIES = ("Atala", "Brown argus", "Great jay", "Map")
 PLAIN, DENOISING, VARIATIONAL = ENCODERS = ("unet-0000", "unet-0001", "unet-0002")

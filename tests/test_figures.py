@@ -13,17 +13,12 @@ import pytest
 from matplotlib.figure import Figure
 from records_example import write_run
 
-from analysis import (
-    course,
-    drawing,
-    errors,
-    figures_errors,
-    figures_results,
-    figures_search,
-    load,
-    tables,
-)
-from analysis.figures_search import _fates
+from analysis import course, errors, load, page, tables
+from analysis.figures import drawing
+from analysis.figures import errors as figures_errors
+from analysis.figures import results as figures_results
+from analysis.figures import search as figures_search
+from analysis.figures.search import _fates
 from analysis.importance import importance
 from analysis.leaderboard import winners
 from analysis.load import Run
@@ -70,7 +65,7 @@ def _luminance(colour: str) -> float:
 
 
 def test_every_variant_is_seen_in_light_and_in_dark() -> None:
-    css = (Path(drawing.__file__).parent / "static" / "report.css").read_text()
+    css = (Path(page.__file__).parent / "static" / "report.css").read_text()
     found = re.search(r"--paper: light-dark\((#\w+), (#\w+)\)", css)
     assert found is not None
     papers = [_luminance("#ffffff" if each == "#fff" else each) for each in found.groups()]

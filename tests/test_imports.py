@@ -102,8 +102,9 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_tables_and_reports_need_neither_torch_nor_ray() -> None:
-    modules = [f"analysis.{m.stem}" for m in MODULES if m.parent.name == "analysis"]
-    program = f"import sys, {', '.join(m for m in modules if '__init__' not in m)}\n"
+    names = [name_of(module).removesuffix(".py").replace("/", ".") for module in MODULES]
+    modules = [n for n in names if n.startswith("analysis.") and not n.endswith("__init__")]
+    program = f"import sys, {', '.join(modules)}\n"
     program += "print([m for m in ('ray', 'torch', 'lightning') if m in sys.modules])"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)

@@ -110,7 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes: dict[str, Any] = {"per_species": (20, 6, 12), "features": 10, "trials": 7}
     write_run(folder, species=SPECIES, ratios=RATIOS, unevaluated=("A@10",), **sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("analysis.table_sections.SPECIES", len(SPECIES))  # the paper has 20
+        patch.setattr("analysis.sections.table_i.SPECIES", len(SPECIES))  # the paper has 20
         write_report(folder)
     return folder
 

@@ -21,7 +21,8 @@ from sklearn.cluster import KMeans
 from test_figures import _texts
 from test_report_numbers import Numbers, holm, plain, shown_points
 
-from analysis import figures_robustness, load
+from analysis import load
+from analysis.figures import robustness as figures_robustness
 from analysis.latents import reduce
 from analysis.load import Run
 from analysis.report import write_report

@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import charts, figures_results
-from analysis.cells import encoder, grouped, ratio, value, with_interval, word
+from analysis.figures import results as figures_results
 from analysis.latents import CLUSTER_METRICS
 from analysis.page import Cell, Grid, Row, Section
 from analysis.reconstructions import denoising_curves
-from analysis.shown import Shown
+from analysis.sections import charts
+from analysis.sections.cells import encoder, grouped, ratio, value, with_interval, word
+from analysis.sections.shown import Shown
 from analysis.variants import cell_name
 
 TOGETHER = 5  # pairs of species on the page

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.course import KINDS, busy
-from analysis.drawing import (
+from analysis.figures.drawing import (
     BLUE,
     FAINT,
     GREEN,

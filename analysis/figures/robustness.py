@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drawing import (
+from analysis.figures.drawing import (
     BLUE,
     GREEN,
     GREY,

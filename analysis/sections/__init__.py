@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from analysis import tables
-from analysis.efficiency_section import efficiency_section
-from analysis.encoder_sections import encoders_section, latent_section
-from analysis.error_section import errors_section
-from analysis.figures_results import label_efficiency
+from analysis.figures.results import label_efficiency
 from analysis.page import Picture, Section, draw
-from analysis.quantised_section import quantised_section
-from analysis.reconstruction_section import reconstruction_section
-from analysis.robustness_section import robustness_section
-from analysis.run_section import run_section
-from analysis.search_section import leaderboard_section
-from analysis.shown import Shown
-from analysis.table_sections import differences_section, table_section
+from analysis.sections.differences import differences_section
+from analysis.sections.efficiency import efficiency_section
+from analysis.sections.encoders import encoders_section, latent_section
+from analysis.sections.errors import errors_section
+from analysis.sections.quantised import quantised_section
+from analysis.sections.reconstructions import reconstruction_section
+from analysis.sections.robustness import robustness_section
+from analysis.sections.run import run_section
+from analysis.sections.search import leaderboard_section
+from analysis.sections.shown import Shown
+from analysis.sections.table_i import table_section
 
 SECTIONS: tuple[Callable[[Shown], Section | None], ...] = (
     table_section,

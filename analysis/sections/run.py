@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import yaml
 
-from analysis import course, figures_search, tables
+from analysis import course, tables
+from analysis.figures import search as figures_search
 from analysis.leaderboard import first_line
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section
-from analysis.shown import Shown
+from analysis.sections.shown import Shown
 from analysis.wording import NONE, metric_name, percents
 
 

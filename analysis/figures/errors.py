@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from analysis.drawing import (
+from analysis.errors import calibration_error
+from analysis.figures.drawing import (
     BLUE,
     GREY,
     INK,
@@ -22,7 +23,6 @@ from analysis.drawing import (
     drawing,
     horizontal_grid,
 )
-from analysis.errors import calibration_error
 from analysis.wording import shorten
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import figures_errors
 from analysis.errors import calibration, calibration_error
+from analysis.figures import errors as figures_errors
 from analysis.page import Section, keyed
-from analysis.shown import Shown
+from analysis.sections.shown import Shown
 from analysis.wording import counted
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from analysis.cells import percent, points, value, word
 from analysis.page import Cell, Grid, Row, Section
 from analysis.quantised import BATCHES, KINDS, is_stale, read, slower
-from analysis.shown import Shown
+from analysis.sections.cells import percent, points, value, word
+from analysis.sections.shown import Shown
 
 
 def quantised_section(shown: Shown) -> Section | None:

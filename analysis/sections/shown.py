@@ -7,12 +7,12 @@ from functools import cached_property
 import pandas as pd
 
 from analysis.answer import best_cell
-from analysis.charts import shown_images
 from analysis.errors import most_confused
 from analysis.load import CONTROLS
 from analysis.pictures import Pictures
 from analysis.results import Results
-from analysis.thumbnails import Thumbnails
+from analysis.sections.charts import shown_images
+from analysis.sections.thumbnails import Thumbnails
 
 PAIRS, IMAGES = 6, 4  # confused pairs on the page, and images of each kind
 

@@ -6,13 +6,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from analysis import charts, course, figures_search, tables
-from analysis.cells import value, word
+from analysis import course, tables
+from analysis.figures import search as figures_search
 from analysis.importance import ENOUGH, importance
 from analysis.leaderboard import epochs, leaderboard, trial_name
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section, keyed
-from analysis.shown import Shown
+from analysis.sections import charts
+from analysis.sections.cells import value, word
+from analysis.sections.shown import Shown
 from analysis.wording import metric_name, minus
 
 TOP = 3  # trials of each cell without scripts

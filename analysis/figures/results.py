@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.drawing import (
+from analysis.figures.drawing import (
     BLUE,
     RED,
     drawing,

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures_reconstructions
-from analysis.cells import with_interval, word
-from analysis.figures_results import autoencoder_loss
+from analysis.figures import reconstructions as figures_reconstructions
+from analysis.figures.results import autoencoder_loss
 from analysis.load import Run
 from analysis.page import Cell, Grid, Row, Section
 from analysis.reconstructions import (
@@ -18,7 +17,8 @@ from analysis.reconstructions import (
     names_of,
     statements,
 )
-from analysis.shown import Shown
+from analysis.sections.cells import with_interval, word
+from analysis.sections.shown import Shown
 
 WAYS = {"original": "original", "noisy": "with noise", "median": "median filter"}
 """The pictures that every encoder has besides its own, and their names."""

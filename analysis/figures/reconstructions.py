@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.drawing import drawing
-from analysis.figures_results import draw_plane
+from analysis.figures.drawing import drawing
+from analysis.figures.results import draw_plane
 
 INCHES = 0.72  # of a picture's side
 MOST_PIXELS = 64  # of a picture's side; keeps the page small enough for an email

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.drawing import variant_styles
+from analysis.figures.drawing import variant_styles
 from analysis.leaderboard import first_line, leaderboard
 from analysis.load import Run
+from analysis.sections.thumbnails import MOST, SIZE, Thumbnails
 from analysis.statistics import METRICS, interval_columns
 from analysis.tables import with_results
-from analysis.thumbnails import MOST, SIZE, Thumbnails
 from analysis.variants import title
 from analysis.wording import metric_name
 

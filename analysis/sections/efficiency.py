@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from analysis import charts, tables
-from analysis.cells import grouped, p_value, percent, points, ratio, value, verdict, word
+from analysis import tables
 from analysis.page import Cell, Grid, Row, Section
-from analysis.shown import Shown
+from analysis.sections import charts
+from analysis.sections.cells import grouped, p_value, percent, points, ratio, value, verdict, word
+from analysis.sections.shown import Shown
 from analysis.variants import cell_name
 from analysis.wording import interval, label_count
 

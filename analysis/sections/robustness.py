@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import figures_robustness
-from analysis.cells import (
+from analysis.figures import robustness as figures_robustness
+from analysis.page import Cell, Grid, Section
+from analysis.robustness import AGREEMENT
+from analysis.sections.cells import (
     encoder,
     grouped,
     p_value,
@@ -19,9 +21,7 @@ from analysis.cells import (
     with_interval,
     word,
 )
-from analysis.page import Cell, Grid, Section
-from analysis.robustness import AGREEMENT
-from analysis.shown import Shown
+from analysis.sections.shown import Shown
 from analysis.variants import cell_name
 
 
