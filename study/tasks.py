@@ -11,6 +11,8 @@ import ray
 from study.capacity import Capacity
 
 TASK_RETRIES = 10  # of a task whose process or machine dies; its own exceptions end it
+_LIBRARIES = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_WITHOUT_MEMORY = ("CUDA error: out of memory", *_LIBRARIES)
 
 
 class Tasks:
@@ -94,8 +96,12 @@ class _Task:
 
 
 def is_out_of_memory(error: object) -> bool:
-    """Whether it is PyTorch's error of a GPU without memory left."""
-    return type(error).__name__ == "OutOfMemoryError" and "torch" in type(error).__module__
+    """Whether it is the error of a GPU without memory left: PyTorch's own, or that of CUDA and its
+    libraries, which take memory for themselves in each process.
+    """
+    if type(error).__name__ == "OutOfMemoryError":
+        return "torch" in type(error).__module__
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _WITHOUT_MEMORY)
 
 
 def loses_the_gpu(error: object) -> bool:

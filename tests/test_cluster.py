@@ -26,7 +26,7 @@ from study.material import Material
 from study.records import Ledger, Row
 from study.search import StudySearch
 from study.stopping import Rungs
-from study.tasks import Tasks, is_out_of_memory
+from study.tasks import Tasks, is_out_of_memory, loses_the_gpu
 
 GIB = 2**30
 pytestmark = pytest.mark.timeout(120)
@@ -122,11 +122,18 @@ def share_of_a_gpu() -> float:
     return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0))
 
 
-def needs(share: float) -> float:
+FULL = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)
+
+
+def needs(share: float, error: Exception = FULL[0]) -> float:
     """A task that fits into that share of a GPU."""
     mine = share_of_a_gpu()
     if mine < share:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise error
     return mine
 
 
@@ -140,10 +147,11 @@ def results(tasks: Tasks) -> dict[Any, Any]:
 def test_a_task_out_of_gpu_memory_gets_a_larger_share() -> None:
     have = capacity(gpus_per_trial=0.25)
     tasks = Tasks(needs, have)
-    for name in ("a", "b", "c"):
-        tasks.add(name, 0.5)
+    for name, error in zip("abc", FULL, strict=True):
+        tasks.add(name, 0.5, error)
     assert results(tasks) == {"a": 0.5, "b": 0.5, "c": 0.5}
     assert have.gpus == 0.5
+    assert not any(map(loses_the_gpu, FULL)), "the process can go on"
 
 
 def test_a_task_that_no_gpu_holds_ends_with_the_error() -> None:
