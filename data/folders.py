@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data.storage import InputError, Location, reason_of
+from data.storage import InputError, Location, reason_of, require_text
 
 SPLITS = ("train", "valid", "test")
 _SPLIT_NAMES = {s: s for s in SPLITS} | {"val": "valid", "validation": "valid"}
@@ -144,7 +144,7 @@ def _list_local(root: str) -> _Listing:
                 if entry.is_dir():
                     waiting.append((path, (*above, real)))
                 elif _is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
-                    _require_text(path)
+                    require_text(path)
                     listing[folder].append(path)  # a dangling link too: it is to be named as bad
     return listing
 
@@ -165,15 +165,6 @@ def _list_store(root: Location) -> _Listing:
         if _is_image_name(path):
             listing[path.rpartition("/")[0]].append(path)
     return listing
-
-
-def _require_text(path: str) -> None:
-    """Records and reports name images by their files: the name must be one in UTF-8."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise InputError(f"{shown}: its name is not UTF-8; expected one that is") from None
 
 
 def _is_hidden(name: str) -> bool:

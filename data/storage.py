@@ -40,6 +40,19 @@ def reason_of(error: BaseException) -> str:
     return said.splitlines()[0] if said else type(error).__name__
 
 
+def require_text(path: str) -> None:
+    """Records and reports name files, and Arrow opens them by it: the name must be one in UTF-8.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise InputError(f"{shown}: its name is not UTF-8; expected one that is") from None
+
+
 class StorageError(OSError):
     """Storage has refused for longer than a patient location waits; one line says what to do."""
 
@@ -100,7 +113,7 @@ class Location:
             that are made from this one.
 
     Raises:
-        InputError: the URI cannot be parsed or its scheme is not known.
+        InputError: the URI cannot be parsed, its scheme is not known, or the name is not UTF-8.
     """
 
     _root: str  # "" where local, else the URI with {} for the path
@@ -115,7 +128,9 @@ class Location:
         text = str(where).removeprefix("file://")
         if "://" not in text:
             self._root, self.path = "", os.path.abspath(os.path.expanduser(text))
+            require_text(self.path)
             return
+        require_text(text)
         base, _, query = text.partition("?")
         scheme, _, rest = base.partition("://")
         self._root = f"{scheme}://" + "{}" + (f"?{query}" if query else "")

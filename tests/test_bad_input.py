@@ -554,6 +554,18 @@ def test_a_name_that_is_not_utf8(refused: Command, own_images: Path, tmp_path: P
     assert left_behind(tmp_path / "runs") == []
 
 
+def test_an_argument_that_is_not_utf8(refused: Command, tiny_images: Path, tmp_path: Path) -> None:
+    """As Python hands on the bytes of such a name."""
+    images, folder = ["--data", tiny_images], tmp_path / "caf\udce9"
+    for command in (
+        ["run", "smoke", *images, "--out", folder],
+        ["plan", "smoke", *images, "--out", folder],
+        ["run", "smoke", "--data", folder],
+        ["leaderboard", folder],
+    ):
+        assert r"caf\xe9: its name is not UTF-8" in refused(*command)
+
+
 @pytest.mark.parametrize("option", ["--data", "--out", "--name"])
 def test_an_empty_option_is_not_the_default(refused: Command, tmp_path: Path, option: str) -> None:
     """`--data "$FOLDER"` of a variable that is not set."""
