@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except InputError as error:
-        print(f"mariposa: {error}", file=sys.stderr)
+        line = str(error).replace("\n", "\\n")  # of a file's name
+        print(f"mariposa: {line}", file=sys.stderr)
         return 2
     except StorageError as error:
         hint = getattr(options, "resume_hint", "the same command")

@@ -554,6 +554,11 @@ def test_a_name_that_is_not_utf8(refused: Command, own_images: Path, tmp_path: P
     assert left_behind(tmp_path / "runs") == []
 
 
+def test_a_name_of_two_lines(refused: Command, own_images: Path) -> None:
+    (own_images / "train" / "ATALA" / "two\nlines.png").write_text("no image")
+    assert r"/two\nlines.png: not an image" in refused("data", "check", own_images)
+
+
 def test_an_argument_that_is_not_utf8(refused: Command, tiny_images: Path, tmp_path: Path) -> None:
     """As Python hands on the bytes of such a name."""
     images, folder = ["--data", tiny_images], tmp_path / "caf\udce9"
