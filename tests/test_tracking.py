@@ -467,9 +467,11 @@ with tracker(Material(config, run, run, ""), "A@25-000", "A@25-000", "search", {
 
 
 @pytest.mark.parametrize("variable", ["SLURM_PROCID", "RANK"])
-def test_a_machine_that_slurm_counts_second_writes_them_too(run: Location, variable: str) -> None:
+def test_a_machine_that_slurm_counts_second_writes_them_too(
+    run: Location, tmp_path: Path, variable: str
+) -> None:
     command = [sys.executable, "-c", LATER_RANK, str(run)]
-    variables = environment(**{variable: "1"})
+    variables = environment(**{variable: "1", "MARIPOSA_CACHE": str(tmp_path / "cache")})
     done = subprocess.run(command, env=variables, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
     (found,) = tracked_runs(run)
