@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import ray
@@ -95,9 +96,20 @@ class Capacity:
         limit = self.config.resources.max_concurrent
         if limit != "auto":  # as it is: an autoscaler is asked for what is waiting
             return limit
-        have = self._resources()
-        fits = [int(have.get(name, 0) / n + 1e-6) for name, n in self.per_trial.items() if n]
-        return max(1, min(fits, default=1))
+        here = sum(self._fit_on(node["Resources"]) for node in ray.nodes() if node["Alive"])
+        coming = sum(count * self._fit_on(machine) for machine, count in self._may_come)
+        return max(1, here, coming)
+
+    def _fit_on(self, machine: Mapping[str, float]) -> int:
+        """How many trials a machine takes at once; a share of a GPU is one of a single GPU."""
+        fits = []
+        for name, needed in self.per_trial.items():
+            have = machine.get(name, 0)
+            if 0 < needed < 1:
+                fits.append(int(have) * int(1 / needed + 1e-6))
+            elif needed:
+                fits.append(int(have / needed + 1e-6))
+        return min(fits)
 
     def _resources(self) -> dict[str, float]:
         have = ray.cluster_resources()

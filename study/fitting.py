@@ -46,6 +46,7 @@ def use_device(config: Config) -> torch.device:
     """
     torch.set_num_threads(config.resources.cpus_per_trial)
     torch.set_flush_denormal(True)  # Adam's moments of unused weights shrink to them
+    torch.backends.cudnn.deterministic = True  # the same seed gives the same weights
     keep_freed_memory()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -55,6 +55,7 @@ def test_slots_follow_from_what_a_trial_needs() -> None:
     assert capacity(gpus_per_trial=1).slots() == 2
     assert capacity(gpus_per_trial=0.25, cpus_per_trial=2).slots() == 2
     assert capacity(gpus_per_trial=0, max_concurrent=3).slots() == 3
+    assert capacity(gpus_per_trial=0.6).slots() == 2, "a share is of one GPU"
     assert capacity(gpus_per_trial=64).slots() == 1, "that waits for machines to come"
 
 

@@ -214,6 +214,18 @@ def test_a_missing_value_is_null_never_zero(run: Location, missing: float | None
     assert read_table(run / "epochs.parquet")[0]["train_loss"] is None, "never given"
 
 
+def test_what_is_run_again_from_scratch_has_no_checkpoint(run: Location) -> None:
+    """A driver that is killed as a trial fails leaves it."""
+    ledger = Ledger(run)
+    ledger.put("trials", trial(1, "FAIL", epochs=1, error="it broke"))
+    ledger.put("trials", trial(10))
+    kept, left = (run / "checkpoints" / f"{trial(n)['trial_id']}-lr0.001.ckpt" for n in (10, 1))
+    for file in (kept, left):
+        file.write_bytes(b"a checkpoint")
+    assert ledger.restart_errored() == 1
+    assert (kept.is_file(), left.is_file()) == (True, False)
+
+
 def test_columns_are_those_of_the_contract(tmp_path: Path) -> None:
     ledger = Ledger(Location(tmp_path))
     ledger.put("trials", trial(0) | {"unknown": 1})

@@ -22,8 +22,10 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+import torch
 import wandb
 from conftest import environment, tiny_tree
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb.proto.wandb_internal_pb2 import Record
@@ -36,6 +38,7 @@ from study.cells import Cell
 from study.choosing import best_epoch
 from study.config import Config, config_from
 from study.evaluation import Repeat, evaluate
+from study.fitting import make_trainer
 from study.material import Material
 from study.records import TEST_METRICS, Row
 from study.search import Trial
@@ -464,6 +467,15 @@ with tracker(Material(config, run, run, ""), "A@25-000", "A@25-000", "search", {
     for logger in tracked.loggers:
         logger.log_metrics({"val_f1": 0.25}, 3)
 """
+
+
+def test_a_fit_does_not_take_slurms_signals_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NTASKS", "PROCID", "JOB_ID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "1")
+    trainer = make_trainer(torch.device("cpu"))
+    environment = trainer._accelerator_connector.cluster_environment
+    assert isinstance(environment, LightningEnvironment)
+    assert (trainer.global_rank, trainer.world_size) == (0, 1)
 
 
 @pytest.mark.parametrize("variable", ["SLURM_PROCID", "RANK"])
