@@ -319,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="a whole study: encoders, search, evaluation, report")
     _add_configuration(run)
     run.add_argument(
-        "--address", help="of a Ray cluster (default: a local Ray, or the one it is in)"
+        "--address", help="of a Ray cluster, HOST:PORT (default: a local Ray, or the one it is in)"
     )
     run.set_defaults(command=_run)
 
