@@ -92,8 +92,11 @@ def _probe_once() -> str | None:
     )
     asking.start()
     asking.join(PROBE_SECONDS)
-    silent = f"{settings.base_url}: no answer in {PROBE_SECONDS:.0f} s"
-    return answers[0] if answers else silent
+    return answers[0] if answers else _silent(settings.base_url)
+
+
+def _silent(url: str) -> str:
+    return f"{url}: no answer in {PROBE_SECONDS:.0f} s"
 
 
 def _key(settings: Any) -> str | None:
@@ -123,6 +126,8 @@ def _ask(url: str, key: str) -> str | None:
             viewer = json.load(answer)["data"]["viewer"]
     except urllib.error.HTTPError as error:
         return f"{url}: {error.code} {error.reason}"
+    except TimeoutError:
+        return _silent(url)
     except urllib.error.URLError as error:
         return f"{url}: {error.reason}"
     except (OSError, ValueError, KeyError, TypeError) as error:
