@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from analysis.load import CAPPED, is_capped
 from analysis.wording import counted
@@ -131,7 +131,8 @@ class Stages:
         self.reconstruct()
         self.quantise()
         self.say_how_many_failed()
-        (self.material.run / "checkpoints").delete()
+        with suppress(OSError):  # a machine that was cut off may still write there
+            (self.material.run / "checkpoints").delete()
         cells = [cell.name for cell in self.cells]
         of_cells = [cell for cell in cells if cell in self.failures]
         others = [part for part in self.failures if part not in cells]
