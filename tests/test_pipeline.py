@@ -87,6 +87,7 @@ def killed_and_resumed(world: PipelineWorld) -> Path:
     run = world.folder / "killed" / "tiny"
     driver = world.start(*world.study("killed"))
     _wait_for_ended_trials(run, 2)
+    driver.send_signal(signal.SIGSTOP)  # it runs, and its search does not end meanwhile
     before = (run / "study.yaml").read_text()
     code, _, err = world.run(*world.study("killed", "--set", "search.trials=99"))
     assert code == 2
