@@ -54,7 +54,9 @@ def answer(
     pretraining += _other_encoders(differences)
     unlabelled = _unlabelled(run, differences, None if run.pretrained else power)
     first = pretraining + unlabelled if run.pretrained else unlabelled + pretraining
-    labels = [_levels(run, table), *_labels_needed(run, table, needed, gained)]
+    known = table[table["test_acc"].notna()]
+    best = best_variant(run, int(known["label_ratio"].max()))
+    labels = [_levels(run, known, best), *_labels_needed(best, needed, gained)]
     parts = [*first, *labels, *_chosen_recipes(table)]
     return [unbroken(part) for part in parts]
 
@@ -143,10 +145,8 @@ def _other_encoders(differences: pd.DataFrame) -> list[str]:
     return [f"Beside the common encoder: {'; '.join(parts)}."] if parts else []
 
 
-def _levels(run: Run, table: pd.DataFrame) -> str:
-    known = table[table["test_acc"].notna()]
+def _levels(run: Run, known: pd.DataFrame, variant: str) -> str:
     most, least = known["label_ratio"].max(), known["label_ratio"].min()
-    variant = best_variant(run, int(most))
     rows = known[known["variant"] == variant].set_index("label_ratio")
     text = f"With {_labels(rows.loc[most])} {variant}, by validation the best variant there, "
     accuracy = {
@@ -158,22 +158,19 @@ def _levels(run: Run, table: pd.DataFrame) -> str:
     return f"{text}{_guessing(run)}."
 
 
-def _labels_needed(
-    run: Run, table: pd.DataFrame, needed: pd.DataFrame, gained: pd.DataFrame
-) -> list[str]:
+def _labels_needed(variant: str, needed: pd.DataFrame, gained: pd.DataFrame) -> list[str]:
     """What the highest round accuracies take, and whether more labels still help."""
-    variant = best_variant(run, int(table.loc[table["test_acc"].notna(), "label_ratio"].max()))
-    known = needed[(needed["variant"] == variant) & (needed["bound"] == "exact")].tail(2)
-    parts = [
-        f"{row['needed']:,.0f}{unit} [{row['needed_low']:,.0f} to "
-        f"{label_count(row['needed_high'], row['most'])}] for {100 * row['acc']:.0f} %{of}"
-        for row, unit, of in zip(
-            known.to_dict("records"), (" labels", ""), (" of them", ""), strict=False
-        )
-    ]
-    needs = f"By its curve {variant} needs {listed(parts)}. " if parts else ""
     own = gained[gained["variant"] == variant]
-    return [needs + more_labels(own.iloc[0])] if len(own) else []
+    if own.empty:
+        return []
+    exact = needed[(needed["variant"] == variant) & (needed["bound"] == "exact")].tail(2)
+    passed = [
+        f"{100 * row['acc']:.0f} % with {row['needed']:,.0f} labels [{row['needed_low']:,.0f} to "
+        f"{label_count(row['needed_high'], row['most'])}]"
+        for row in exact.to_dict("records")
+    ]
+    curve = f"By its curve {variant} reaches {listed(passed)}. " if passed else ""
+    return [curve + more_labels(own.iloc[0])]
 
 
 def _guessing(run: Run) -> str:

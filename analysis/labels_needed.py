@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +37,8 @@ def labels_needed(
     curves = {}
     for variant in _variants(scores):
         curve = curve_of(scores, draws, labels, variant)
-        if curve is not None and above_chance(scores[_last(scores, variant, labels)], draws):
+        most = _ratios(scores, variant, labels)[-1]
+        if curve is not None and above_chance(scores[cell_name(variant, most)], draws):
             curves[variant] = curve
     targets = round_accuracies([values for _, values, _ in curves.values()], draws.chance)
     rows = []
@@ -72,31 +72,27 @@ def gains(
     """`GAINED`, see docs/RECORDS.md: one row per variant, what it gains from about half of its
     labels to all of them: whether its curve still rises. Holm is over the variants.
     """
-    rows: list[dict[Any, Any]] = []
+    rows, learned = [], []
     for variant in _variants(scores):
-        ratios = [ratio for ratio in sorted(labels) if cell_name(variant, ratio) in scores]
-        if len(ratios) < 2:
+        *fewer, most = _ratios(scores, variant, labels)
+        if not fewer:
             continue
-        *fewer, most = ratios
         half = min(fewer, key=lambda ratio: abs(math.log(2 * ratio / most)))
         less, more = (scores[cell_name(variant, ratio)] for ratio in (half, most))
         if set(less.repeats) & set(more.repeats):
             key = (variant, half, labels[half], most, labels[most])
-            row: dict[Any, Any] = dict(zip(GAINED, key, strict=False))
-            learned = above_chance(less, draws) or above_chance(more, draws)
-            row |= difference_columns(pair(more, less, "acc"), draws) | {"learned": learned}
-            rows.append(row)
-    p_holm = holm([row["p"] for row in rows])
-    for row, adjusted in zip(rows, p_holm, strict=True):
-        row["p_holm"] = adjusted
-        row["verdict"] = verdict(row, row.pop("learned"))
-    return pd.DataFrame(rows, columns=GAINED)
+            change = difference_columns(pair(more, less, "acc"), draws)
+            rows.append(dict(zip(GAINED, key, strict=False)) | change)
+            learned.append(above_chance(less, draws) or above_chance(more, draws))
+    frame = pd.DataFrame(rows, columns=GAINED)
+    frame["p_holm"] = holm(frame["p"].tolist())
+    frame["verdict"] = list(map(verdict, frame.to_dict("records"), learned))
+    return frame
 
 
-def _last(scores: Iterable[str], variant: str, labels: Mapping[int, int]) -> str:
-    """A variant's cell with the most labels."""
-    cells = (cell_name(variant, ratio) for ratio in sorted(labels, reverse=True))
-    return next(cell for cell in cells if cell in scores)
+def _ratios(scores: Iterable[str], variant: str, labels: Mapping[int, int]) -> list[int]:
+    """The label ratios at which a variant has a score, in ascending order."""
+    return [ratio for ratio in sorted(labels) if cell_name(variant, ratio) in scores]
 
 
 def _variants(scores: Iterable[str]) -> list[str]:

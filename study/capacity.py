@@ -40,7 +40,8 @@ class Capacity:
         self._slots, self._asked, self._said = 1, -math.inf, -math.inf
         wanted = config.resources.gpus_per_trial
         if wanted == "auto":
-            wanted = gpu_share(config) if self._resources().get("GPU", 0) else 0.0
+            any_gpu = any(machine.get("GPU", 0) for machine in self._machines())
+            wanted = gpu_share(config) if any_gpu else 0.0
         self.gpus = float(wanted)
 
     @property
@@ -82,8 +83,7 @@ class Capacity:
         return [f"{reason}; waiting for one that has" for reason in [self._too_large()] if reason]
 
     def _too_large(self) -> str | None:
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        machines += [machine for machine, _ in self._may_come]
+        machines = self._machines()
         wanted = {name: n for name, n in self.per_trial.items() if n}
         if any(all(one.get(name, 0) >= n for name, n in wanted.items()) for one in machines):
             return None
@@ -96,7 +96,7 @@ class Capacity:
         limit = self.config.resources.max_concurrent
         if limit != "auto":  # as it is: an autoscaler is asked for what is waiting
             return limit
-        here = sum(self._fit_on(node["Resources"]) for node in ray.nodes() if node["Alive"])
+        here = sum(map(self._fit_on, _machines_here()))
         coming = sum(count * self._fit_on(machine) for machine, count in self._may_come)
         return max(1, here, coming)
 
@@ -111,12 +111,13 @@ class Capacity:
                 fits.append(int(have / needed + 1e-6))
         return min(fits)
 
-    def _resources(self) -> dict[str, float]:
-        have = ray.cluster_resources()
-        return {
-            name: max(have.get(name, 0), sum(count * one[name] for one, count in self._may_come))
-            for name in KINDS
-        }
+    def _machines(self) -> list[dict[str, float]]:
+        """What each machine has, and each kind of machine that may come."""
+        return _machines_here() + [machine for machine, _ in self._may_come]
+
+
+def _machines_here() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _autoscaled(config: Path = BOOTSTRAP) -> list[tuple[dict[str, float], int]]:

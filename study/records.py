@@ -216,9 +216,10 @@ class Ledger:
         for row in failed:
             self.put("trials", row | UNFINISHED)
             self.drop("epochs", trial_id=row["trial_id"])
-        for file in (self.run / "checkpoints").children() if failed else ():
-            if file.name.startswith(tuple(f"{row['trial_id']}-lr" for row in failed)):
-                file.delete()  # its driver was killed before it could
+        begun = tuple(f"{row['trial_id']}-lr" for row in failed)  # names of their checkpoints
+        for file in (self.run / "checkpoints").children():
+            if file.name.startswith(begun):
+                file.delete()  # a driver was killed before it could
         self.flush()
         return len(failed)
 

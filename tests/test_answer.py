@@ -42,9 +42,10 @@ def test_the_answer_says_how_many_labels_are_needed(results: Results) -> None:
     said = results.answer[3].replace("\xa0", " ")
     best = best_variant(results.run, 100)
     needed = results.labels_needed.query("variant == @best and bound == 'exact'").iloc[-1]
-    assert said.startswith(f"By its curve {best} needs ")
-    assert f"{needed['needed']:,.0f} [{needed['needed_low']:,.0f} to " in said
-    assert f"for {100 * needed['acc']:.0f} %. More labels still help: from 140 to" in said
+    assert said.startswith(f"By its curve {best} reaches ")
+    labels = f"{needed['needed']:,.0f} labels [{needed['needed_low']:,.0f} to "
+    assert f"{100 * needed['acc']:.0f} % with {labels}" in said
+    assert "]. More labels still help: from 140 to" in said
 
 
 @pytest.mark.parametrize(
