@@ -18,9 +18,9 @@ from analysis.variants import recipe_of
 from data.sealing import digest, seal_json, unseal_json
 from data.storage import InputError, Location
 from study.cells import Cell
-from study.config import Encoder
 from study.material import Material
 from study.records import Row
+from study.sections import Encoder
 from study.seeds import seed_for
 
 

@@ -15,10 +15,11 @@ from data.folders import SPLITS, ImageFolder, find_images
 from data.packing import file_lock, node_cache, pack_images
 from data.species import SPECIES
 from data.storage import InputError, Location, reason_of
-from study.config import Config, Demo, PooledSplit
+from study.config import Config
 from study.material import Material
 from study.planning import require_unlabelled
 from study.records import LABELS, Row, write_table
+from study.sections import Demo, PooledSplit
 from study.study_file import write_study
 
 

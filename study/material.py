@@ -15,8 +15,9 @@ import numpy as np
 from data.packing import PackedImages, open_packed
 from data.splits import label_subset, pooled_split
 from data.storage import Location
-from study.config import Config, PooledSplit
+from study.config import Config
 from study.records import Row
+from study.sections import PooledSplit
 from study.seeds import seed_for
 
 

@@ -13,7 +13,8 @@ from data.species import SPECIES
 from data.splits import require_enough
 from data.storage import InputError, Location
 from study.cells import Cell, all_trained_cells, cells_of
-from study.config import Config, PooledSplit
+from study.config import Config
+from study.sections import PooledSplit
 
 MIB = 2**20
 SHARES = (0.125, 0.25, 0.5)  # of a GPU; more than 8 trials crowd its cores

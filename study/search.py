@@ -25,9 +25,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.cells import Cell, Hyperparameter, cells_of, searched, trial_number
 from study.choosing import best_epoch, score
-from study.config import Config, Search
+from study.config import Config
 from study.records import FINISHED, Ledger, Row
 from study.samplers import SAMPLERS, Point, make
+from study.sections import Search
 from study.seeds import seed_for
 from study.stopping import Rungs
 

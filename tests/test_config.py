@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from data.storage import InputError
 from study.cells import cells_of
-from study.config import PRESETS, Config, PooledSplit, config_from, differences, load_config
+from study.config import PRESETS, Config, config_from, differences, load_config
+from study.sections import PooledSplit
 
 
 def problem(*overrides: str, source: str | Path = "quick") -> str:

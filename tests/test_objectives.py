@@ -16,7 +16,7 @@ from models.objectives.masked import Masked
 from models.objectives.reconstruction import Reconstruction
 from models.registry import ARCHITECTURES, OBJECTIVES, build_encoder, build_objective
 from models.weights import from_bytes, to_bytes
-from study.config import Encoder
+from study.sections import Encoder
 
 torch.set_num_threads(1)
 SIZE, IMAGES = 32, 12

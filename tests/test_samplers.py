@@ -12,9 +12,9 @@ import pytest
 
 import study.samplers
 from study.cells import Hyperparameter
-from study.config import Search
 from study.samplers import SAMPLERS, population
 from study.search import CellSearch
+from study.sections import Search
 
 LR = Hyperparameter("lr", 1e-5, 1e-2, True, "Adam step", 1e-4, "a test")
 DROPOUT = Hyperparameter("dropout", 0.0, 0.9, False, "of the units", 0.5, "a test")
@@ -170,7 +170,7 @@ def test_pytorch_is_imported_for_the_gaussian_process_alone(sampler: str) -> Non
     code = f"""
 import sys
 from study.cells import Hyperparameter
-from study.config import Search
+from study.sections import Search
 from study.search import CellSearch
 space = (Hyperparameter("lr", 1e-5, 1e-2, True, "", 1e-4, ""),)
 search = CellSearch("A@10", space, Search(trials=6, sampler={sampler!r}), 0)
