@@ -17,7 +17,8 @@ from analysis.load import CONTROLS, Run
 from analysis.probes import encoder_of
 from analysis.variants import cell_name, with_recipe
 
-MADE = ["encoder", "architecture", "objective", "images", "epochs", "loss", "seconds", "recipe"]
+MADE = ["encoder", "architecture", "objective", "images", "epochs", "loss", "seconds"]
+MADE += ["recipe", "repeat"]
 FROZEN = ["probe_acc", "knn_acc", "beats_random", "beats_pixels"]
 
 
@@ -35,7 +36,8 @@ def encoders_table(run: Run, scores: Mapping[str, Scores]) -> pd.DataFrame:
     controls = [each for each in CONTROLS if each in scores and each not in set(made["encoder"])]
     rows = pd.DataFrame({"encoder": controls}).reindex(columns=MADE)
     table = pd.concat([made, rows], ignore_index=True) if len(rows) else made.copy()
-    table[["images", "epochs"]] = table[["images", "epochs"]].astype("Int64")
+    counts = ["images", "epochs", "repeat"]
+    table[counts] = table[counts].astype("Int64")
     used = _used_by(run)
     cells = [c for c, variant, _ in run.cells if variant in run.pretrained]
     found = [[used.get((e, cell), np.nan) for cell in cells] for e in table["encoder"]]

@@ -28,6 +28,9 @@ def test_encoders_are_ranked_by_what_they_are_for(tmp_path: Path) -> None:
     by_name = table.set_index("encoder")
     used = run.evaluations.set_index(["cell", "repeat"])["val_f1"]
     assert by_name.loc["unet-0002", "val_f1_B1@10"] == used["B1@10", 1]
+    assert by_name["repeat"].fillna(-1).to_dict() == {
+        "unet-0000": -1, "unet-0001": 0, "unet-0002": 1, "random": -1, "pixels": -1,
+    }  # fmt: skip
     best = run.trials[(run.trials["cell"] == "B2@100") & (run.trials["state"] == "COMPLETE")]
     assert by_name.loc["unet-0000", "val_f1_B2@100"] == best["val_f1"].max()
     assert by_name.loc["random", "val_f1_B2@10"] == pytest.approx(used["B0@10"].mean())

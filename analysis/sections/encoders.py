@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from analysis.figures import results as figures_results
 from analysis.latents import CLUSTER_METRICS
+from analysis.load import CONTROLS
 from analysis.page import Cell, Grid, Row, Section
 from analysis.reconstructions import denoising_curves
 from analysis.sections import charts
@@ -47,11 +48,13 @@ def encoders_section(shown: Shown) -> Section | None:
 def _encoders_grid(found: pd.DataFrame) -> Grid:
     names = ["<Encoder", "<Architecture", "<Objective", "Images", "Epochs", "Loss", "Seconds"]
     names += ["Classifiers’ F1", "Linear probe", "k-NN"]
-    rows = [Row(_encoder_cells(row)) for row in found.to_dict("records")]
+    shared = found["repeat"].isna().all()
+    rows = [Row(_encoder_cells(row, shared)) for row in found.to_dict("records")]
     caption = (
-        "Best first by the validation F1 of the classifiers that used it, mean over cells. Loss: "
-        "of the objective, on the validation images. Linear probe (logistic regression) and k-NN "
-        "(k = 5, cosine): trained on frozen features of all training images with their labels, "
+        "Best first by the validation F1 of the classifiers that used it, mean over cells: the "
+        "search’s, or a repeat’s where each has its own. Loss: of the objective, on the validation "
+        "images. Linear probe (logistic regression) and k-NN (k = 5, cosine): trained on frozen "
+        "features of all training images with their labels, "
         "accuracy on the validation images."
     )
     return Grid("Encoders", names, rows, caption)
@@ -72,14 +75,21 @@ def _by_cell_grid(found: pd.DataFrame) -> Grid:
     return Grid("Classifiers’ F1, cell by cell", names, rows, caption, folded=True)
 
 
-def _encoder_cells(row: dict[Any, Any]) -> list[Cell]:
+def _encoder_cells(row: dict[Any, Any], shared: bool) -> list[Cell]:
     key = f"encoders {row['encoder']}"
-    cells = [encoder(row)]
+    cells = [replace(encoder(row), small="" if shared else _whose(row))]
     recipe = "" if pd.isna(row["recipe"]) else str(row["recipe"])
     cells += [word(row["architecture"]), replace(word(row["objective"]), small=recipe)]
     cells += [value(row, name, ",.0f", key) for name in ("images", "epochs")]
     cells += [value(row, "loss", ".4f", key), value(row, "seconds", ",.0f", key)]
     return cells + [value(row, name, ".3f", key) for name in ("val_f1", "probe_acc", "knn_acc")]
+
+
+def _whose(row: dict[Any, Any]) -> str:
+    """Whether the search's classifiers started from it, or those of one repeat."""
+    if row["encoder"] in CONTROLS:
+        return ""
+    return "search" if pd.isna(row["repeat"]) else f"repeat {row['repeat']}"
 
 
 def _add_probes(section: Section, probes: pd.DataFrame) -> None:
