@@ -19,6 +19,7 @@ from analysis.sentences import more_labels, statement
 from analysis.variants import COMMON, cell_name, is_best, kind_of, recipe_of
 from analysis.verdicts import HIGHER, LOWER
 from analysis.wording import (
+    besides,
     counted,
     in_points,
     label_count,
@@ -67,11 +68,12 @@ def _without_test(run: Run) -> list[str]:
     sentences = [f"There is no test result: {why}."]
     if len(run.winners):
         best = run.winners.iloc[0]
-        recipe = f" (encoder {best['recipe']})" if isinstance(best["recipe"], str) else ""
+        chosen = besides(best)
+        others = f" ({chosen})" if chosen else ""
         score = f"{metric_name(run.metric)} {best[run.metric]:.3f}"
         sentences.append(
             f"On the validation set the best cell is {best['cell']}, with {score} at a learning "
-            f"rate of {best['lr']:.1e}{recipe}; the trial was chosen by that value, which "
+            f"rate of {best['lr']:.1e}{others}; the trial was chosen by that value, which "
             "flatters it."
         )
     else:

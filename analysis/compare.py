@@ -29,11 +29,21 @@ from analysis.statistics import (
     score_cells,
     spread_of,
 )
-from analysis.wording import NONE, aligned, counted, metric_name, p_text, shorten, with_interval
+from analysis.wording import (
+    NONE,
+    aligned,
+    besides,
+    counted,
+    metric_name,
+    p_text,
+    shorten,
+    with_interval,
+)
 
 COLUMNS = ["cell", "variant", "label_ratio", *interval_columns(["first", "second"])]
 COLUMNS += ["difference", "low", "high", "p", "p_holm"]
 COLUMNS += ["paired", "repeats", "n", "first_lr", "second_lr", "first_recipe", "second_recipe"]
+COLUMNS += ["first_settings", "second_settings"]
 COLUMNS += ["first_val", "second_val"]
 _NOT_THE_STUDY = ("name", "resources", "tracking")  # sections that do not change results
 
@@ -204,7 +214,8 @@ def _add_search(
         won = run.winners
         for row in rows:
             if row["cell"] in won.index:
-                row |= {f"{name}_{key}": won.loc[row["cell"], key] for key in ("lr", "recipe")}
+                for key in ("lr", "recipe", "settings"):
+                    row[f"{name}_{key}"] = won.loc[row["cell"], key]
                 row[f"{name}_val"] = won.loc[row["cell"], validation] if validation else np.nan
 
 
@@ -281,6 +292,7 @@ def _texts(row: Mapping[Any, Any]) -> list[str]:
 
 
 def _chosen_text(row: Mapping[Any, Any], name: str) -> str:
-    value, recipe = row[f"{name}_val"], row[f"{name}_recipe"]
+    value = row[f"{name}_val"]
     text = NONE if pd.isna(value) else f"{value:.3f}"
-    return text if pd.isna(recipe) else f"{text} ({recipe})"
+    chosen = besides({key: row[f"{name}_{key}"] for key in ("recipe", "settings")})
+    return f"{text} ({chosen})" if chosen else text

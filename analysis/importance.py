@@ -1,11 +1,11 @@
-"""How much of the variation in score is due to variant, label ratio, learning rate and their
-interactions: a functional analysis of variance.
+"""How much of the variation in score is due to variant, label ratio, learning rate, what else was
+searched, and their interactions: a functional analysis of variance.
 
 A random forest learns the score from the trials. What it predicts over the whole space, all
-variants × all ratios × log lr with equal weight, is then split into a mean, a part for each
-factor and a part for each interaction, whose variances add up to the whole: Hutter, Hoos &
+variants × all ratios × log lr × the others with equal weight, is then split into a mean, a part for
+each factor and a part for each interaction, whose variances add up to the whole: Hutter, Hoos &
 Leyton-Brown 2014, "An Efficient Approach for Assessing Hyperparameter Importance" (ICML).
-Variants and ratios are few and lr is one number, so that the marginals are means over a grid.
+The factors are few, so that the marginals are means over a grid.
 The forest's mean is split, not each tree as in the paper: on functions with known shares and
 120 trials that halved the largest error. With so few trials a small interaction comes out too
 small (0.05 for 0.16).
@@ -15,8 +15,10 @@ Shapes: N trials, V variants, R ratios, L steps of log lr.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +27,13 @@ from analysis.variants import with_recipe
 
 LEAST_TRIALS = 20  # a forest of fewer is useless
 ENOUGH = 0.5  # R² above which shares are meaningful
-_STEPS = 64  # of log lr
+_STEPS = (4, 64)  # of each number, as far as
+_POINTS = 50_000  # on the grid allow
+_ORDER = 3  # factors that an interaction is named by
+_HIGHER = "interactions of more factors"
 _TREES = 100
 _MOST_TRIALS = 4000  # more make the forest slower, not better
 _SEED = 0
-_NAMES = ("label ratio", "learning rate")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def importance(trials: pd.DataFrame, metric: str) -> Importance:
     Trials that were stopped early count with the best score that they reached: without them, bad
     learning rates would be left out. Failed trials have no score and are left out. There are no
     shares with fewer than `LEAST_TRIALS` trials, nor if all have the same score. Of a variant whose
-    recipe is searched, each recipe is a level of its own.
+    recipe is searched, each recipe is a level of its own. Of `search.space` what all trials have
+    counts, so nothing that C alone has beside other variants.
 
     Args:
         trials: as ``trials.parquet``.
@@ -67,9 +72,10 @@ def importance(trials: pd.DataFrame, metric: str) -> Importance:
     score = known[metric].to_numpy(dtype=float)
     if len(score) < LEAST_TRIALS or np.ptp(score) == 0:
         return Importance(pd.DataFrame(columns=["factors", "share"]), float("nan"), len(score))
-    surface, explained = _learn(known, score)
-    first = "variant, recipe" if known["recipe"].notna().any() else "variant"
-    return Importance(shares(surface, (first, *_NAMES)), explained, len(score))
+    factors = _factors(known)
+    surface, explained = _learn(factors, score)
+    names = tuple(factor.name for factor in factors)
+    return Importance(shares(surface, names), explained, len(score))
 
 
 def shares(surface: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
@@ -84,7 +90,7 @@ def shares(surface: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
     """
     axes = [axis for axis, size in enumerate(surface.shape) if size > 1]
     parts: dict[tuple[int, ...], np.ndarray] = {(): surface.mean(keepdims=True)}
-    for order in range(1, len(axes) + 1):
+    for order in range(1, min(len(axes), _ORDER) + 1):
         for kept in combinations(axes, order):
             others = tuple(axis for axis in range(surface.ndim) if axis not in kept)
             part = surface.mean(axis=others, keepdims=True)
@@ -97,26 +103,73 @@ def shares(surface: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
         for kept, part in parts.items()
         if kept
     ]
+    if len(axes) > _ORDER:
+        rows.append((_HIGHER, max(0.0, 1 - sum(share for _, share in rows))))
     frame = pd.DataFrame(rows, columns=["factors", "share"])
     return frame.sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
 
-def _learn(trials: pd.DataFrame, score: np.ndarray) -> tuple[np.ndarray, float]:
-    """The forest's prediction over the grid, (V, R, L), and its out-of-bag R²."""
+@dataclass(frozen=True)
+class _Factor:
+    """A factor of the score.
+
+    Attributes:
+        name: as it is shown.
+        values: of each trial, (N,): a number, or the index of a level.
+        levels: how many, where it is no number.
+    """
+
+    name: str
+    values: np.ndarray
+    levels: int = 0
+
+    def columns(self, values: np.ndarray) -> np.ndarray:
+        """What the forest sees of it: a column, or one a level."""
+        return np.eye(self.levels)[values.astype(int)] if self.levels else values[:, None]
+
+    def grid(self, steps: int) -> np.ndarray:
+        """Its levels, or so many numbers from its least to its greatest."""
+        if self.levels:
+            return np.arange(self.levels)
+        return (np.arange(steps) + 0.5) / steps * np.ptp(self.values) + self.values.min()
+
+
+def _factors(trials: pd.DataFrame) -> list[_Factor]:
+    trained = [with_recipe(*each) for each in zip(trials["variant"], trials["recipe"], strict=True)]
+    first = "variant, recipe" if trials["recipe"].notna().any() else "variant"
+    found = [_levels(first, trained), _levels("label ratio", trials["label_ratio"].tolist())]
+    found.append(_Factor("learning rate", np.log(trials["lr"].to_numpy(dtype=float))))
+    settings = [json.loads(text) if isinstance(text, str) else {} for text in trials["settings"]]
+    for key in sorted(set.intersection(*map(set, settings))):
+        name, values = key.split(".")[-1].replace("_", " "), [each[key] for each in settings]
+        found.append(_number(name, values) or _levels(name, values))
+    return found
+
+
+def _number(name: str, values: list[Any]) -> _Factor | None:
+    """A range's values, by their logarithm where they span more than a power of ten."""
+    if not all(isinstance(value, float) for value in values):
+        return None
+    numbers = np.array(values)
+    wide = numbers.min() > 0 and numbers.max() > 10 * numbers.min()
+    return _Factor(name, np.log(numbers) if wide else numbers)
+
+
+def _levels(name: str, values: list[Any]) -> _Factor:
+    known = sorted(set(values), key=lambda value: (str(type(value)), value))
+    return _Factor(name, np.array([known.index(value) for value in values]), len(known))
+
+
+def _learn(factors: list[_Factor], score: np.ndarray) -> tuple[np.ndarray, float]:
+    """The forest's prediction over the grid, an axis a factor, and its out-of-bag R²."""
     from sklearn.ensemble import RandomForestRegressor
 
-    trained = [with_recipe(*each) for each in zip(trials["variant"], trials["recipe"], strict=True)]
-    variants, variant = np.unique(np.array(trained, dtype=str), return_inverse=True)
-    ratios, ratio = np.unique(trials["label_ratio"].to_numpy(), return_inverse=True)
-    lr = np.log(trials["lr"].to_numpy(dtype=float))
-    steps = (np.arange(_STEPS) + 0.5) / _STEPS * np.ptp(lr) + lr.min()
-    grid = np.meshgrid(np.arange(len(variants)), np.arange(len(ratios)), steps, indexing="ij")
+    numbers = sum(1 for factor in factors if not factor.levels)
+    points = _POINTS / np.prod([factor.levels or 1 for factor in factors])
+    steps = int(np.clip(points ** (1 / numbers), *_STEPS))
+    grid = np.meshgrid(*(factor.grid(steps) for factor in factors), indexing="ij")
     forest = RandomForestRegressor(_TREES, oob_score=True, random_state=_SEED)
-    forest.fit(_columns(variant, ratio, lr, len(variants)), score)
-    v, r, x = (axis.ravel() for axis in grid)
-    points = _columns(v, r, x, len(variants))
-    return forest.predict(points).reshape(grid[0].shape), float(forest.oob_score_)
-
-
-def _columns(variant: np.ndarray, ratio: np.ndarray, lr: np.ndarray, variants: int) -> np.ndarray:
-    return np.column_stack([np.eye(variants)[variant], ratio, lr])
+    forest.fit(np.hstack([factor.columns(factor.values) for factor in factors]), score)
+    pairs = zip(factors, grid, strict=True)
+    predicted = forest.predict(np.hstack([factor.columns(axis.ravel()) for factor, axis in pairs]))
+    return predicted.reshape(grid[0].shape), float(forest.oob_score_)

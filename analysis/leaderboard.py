@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.wording import shorten
+from analysis.wording import besides, shorten
 from data.storage import InputError
 
 _ORDER = {"COMPLETE": 0, "PRUNED": 0, "RUNNING": 1}  # anything else, FAIL above all, comes last
@@ -176,9 +176,8 @@ def table_lines(
 
 
 def trial_name(row: Mapping[Any, Any]) -> str:
-    """A trial's name, with its recipe if that is searched."""
-    recipe = row.get("recipe")
-    return f"{row['trial_id']} {recipe}" if isinstance(recipe, str) else str(row["trial_id"])
+    """A trial's name, with what is searched beside lr."""
+    return f"{row['trial_id']} {besides(row)}".rstrip()
 
 
 STEADY = (3, 10, 8, 7, 8, 6, 7, 6, 0)

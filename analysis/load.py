@@ -31,7 +31,7 @@ _CHOSEN = {"val_loss": _FLOAT, "val_acc": _FLOAT, "val_f1": _FLOAT}
 _PREDICTED = {"file": _TEXT, "true": _TEXT, "pred": _TEXT, "probability": _FLOAT, "loss": _FLOAT}
 _CURVE = {"epoch": _INT, "train_loss": _FLOAT, **_CHOSEN, "seconds": _FLOAT, "ended": _FLOAT}
 
-LATER = {"recipe"}
+LATER = {"recipe", "settings"}
 """Columns that older versions did not write."""
 COLUMNS: dict[str, dict[str, str]] = {
     "labels": {"label_ratio": _INT, "repeat": _FLOAT, "file": _TEXT},
@@ -40,6 +40,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         **_CELL,
         "lr": _FLOAT,
         "recipe": _TEXT,
+        "settings": _TEXT,
         "seed": _INT,
         "state": _TEXT,
         "epochs": _FLOAT,
@@ -56,6 +57,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "seed": _INT,
         "lr": _FLOAT,
         "recipe": _TEXT,
+        "settings": _TEXT,
         "epochs": _INT,
         "best_epoch": _INT,
         **_CHOSEN,
@@ -160,6 +162,12 @@ class Run:
         """What a variant's trials may train: a variant per recipe that it searches, or itself."""
         recipes = (COMMON, *self.config.get("encoders", {}))
         return [with_recipe(variant, r) for r in recipes] if is_best(variant) else [variant]
+
+    @property
+    def searches_more(self) -> bool:
+        """Whether anything is searched beside lr: recipes or `search.space`."""
+        space = self.config.get("search", {}).get("space") or {}
+        return any(map(is_best, self.variants)) or any(space.values())
 
     def recipe(self, variant: str) -> dict[str, Any]:
         """The settings of the encoder that a variant starts from."""

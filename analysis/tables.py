@@ -17,15 +17,14 @@ from analysis.statistics import (
     interval_columns,
     score_cells,
 )
-from analysis.variants import is_best
-from analysis.wording import NONE, with_interval
+from analysis.wording import NONE, besides, with_interval
 
 TEST_COLUMNS = interval_columns(f"test_{name}" for name in METRICS)
 SPENT = ["trials", "search_epochs", "search_seconds", "final_epochs", "final_seconds"]
 TIMED = ["search_seconds", "final_seconds"]
 """Left out of the written table, so that the same study gives the same table to the digit."""
 TABLE_I = ["variant", "label_ratio", "labels", "n", "repeats", "lr", "valid_labels"]
-TABLE_I += [*SPENT, *TEST_COLUMNS, "reason", "recipe"]
+TABLE_I += [*SPENT, *TEST_COLUMNS, "reason", "recipe", "settings"]
 HEADINGS = {"loss": "Loss", "acc": "Accuracy", "f1": "F1", "precision": "Precision"}
 HEADINGS["recall"] = "Recall"
 
@@ -49,14 +48,15 @@ def table_i(run: Run, scored: tuple[Mapping[str, CellScores], Draws] | None = No
     if configured_repeats(run) == 0:
         return pd.DataFrame(columns=TABLE_I)
     scores, draws = scored or score_cells(run.predictions, run.species)
-    lrs, recipes = chosen_lrs(run), chosen_recipes(run)
+    lrs = chosen_lrs(run)
+    others = {name: _chosen(run, name) for name in ("recipe", "settings")}
     labels = labelled(run)
     rows = []
     for cell, variant, ratio in run.cells:
         row = {"variant": variant, "label_ratio": ratio, "labels": labels.get(ratio)}
         row |= {
             "lr": lrs.get(cell),
-            "recipe": recipes.get(cell),
+            **{name: chosen.get(cell) for name, chosen in others.items()},
             "repeats": 0,
             "n": None,
             "reason": reason(run, cell),
@@ -112,11 +112,6 @@ def chosen_lrs(run: Run) -> dict[str, float]:
     return {cell: float(lr) for cell, lr in _chosen(run, "lr").items()}
 
 
-def chosen_recipes(run: Run) -> dict[str, str]:
-    """The same for the recipe, in cells that search it."""
-    return {cell: r for cell, r in _chosen(run, "recipe").items() if isinstance(r, str)}
-
-
 def _chosen(run: Run, name: str) -> dict[str, Any]:
     won = run.winners[name].to_dict()
     used = run.evaluations.drop_duplicates("cell").set_index("cell")[name].to_dict()
@@ -166,7 +161,7 @@ def caption(run: Run) -> str:
         f"Labels: labelled training images, {validation_note(run)} (lr, epoch).",
         "Epochs: trained in the search + in the final evaluation.",
         "Intervals: crossed bootstrap over repeats and test images, conditional on the chosen lr"
-        + (" and recipe" if any(map(is_best, run.variants)) else "")
+        + (" and what else was searched" if run.searches_more else "")
         + ("." if per_repeat(run) or not run.pretrained else " and on the shared encoders."),
     ]
     return " ".join(parts)
@@ -225,8 +220,9 @@ def readable(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     head += ["Epochs", *HEADINGS.values(), "Note"]
     rows = []
     for row in frame.to_dict("records"):
-        recipe = f" ({row['recipe']})" if isinstance(row["recipe"], str) else ""
-        cells = [f"{row['variant']}{recipe}", f"{row['label_ratio']:g} %"]
+        chosen = besides(row)
+        name = f"{row['variant']} ({chosen})" if chosen else str(row["variant"])
+        cells = [name, f"{row['label_ratio']:g} %"]
         cells += [NONE if pd.isna(row[k]) else f"{row[k]}" for k in ("labels", "n", "repeats")]
         cells.append(NONE if pd.isna(row["lr"]) else f"{row['lr']:.1e}")
         cells.append(f"{row['search_epochs']:,} + {row['final_epochs']:,}")

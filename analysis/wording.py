@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,21 @@ def p_text(p_value: float) -> str:
 def p_sentence(p_value: float) -> str:
     """``p = 0.012``, or ``p < 0.001``."""
     return f"p {'' if p_value < 0.001 else '= '}{p_text(p_value)}"
+
+
+def besides(row: Row) -> str:
+    """What the search chose beside lr: ``masked, augment strong, weight_decay 0.0032``, or ``""``.
+
+    Args:
+        row: of trials, evaluations or Table I.
+    """
+    recipe, settings = row.get("recipe"), row.get("settings")
+    parts = [recipe] if isinstance(recipe, str) else []
+    if isinstance(settings, str):
+        for key, value in json.loads(settings).items():
+            text = f"{value:.2g}" if isinstance(value, float) else str(value).lower()
+            parts.append(f"{key.split('.')[-1]} {text}")
+    return ", ".join(parts)
 
 
 def spaced(contrast: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from analysis.variants import COMMON, cell_name, is_pretrained, kind_of, with_recipe
 from study.config import Config
+from study.sections import Scalar
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """What is searched: its range, scale, unit, the paper's value, and why this range.
+    """What is searched: its range, scale, unit, the value to try first, and why this range.
 
     With ``choices`` it is one of them, and the range means nothing.
     """
@@ -49,26 +50,30 @@ class Hyperparameter:
     high: float
     log: bool
     unit: str
-    first: float | str
+    first: Scalar
     why: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[Scalar, ...] = ()
 
-    def has(self, value: float | str) -> bool:
+    def has(self, value: Scalar) -> bool:
         """Whether the value can be searched."""
-        if isinstance(value, str):
+        if self.choices or not isinstance(value, int | float):
             return value in self.choices
-        return not self.choices and self.low <= value <= self.high
+        return self.low <= value <= self.high
 
 
 def searched(config: Config, variant: str) -> tuple[Hyperparameter, ...]:
     """What a variant's cells search: one line a hyperparameter."""
     low, high = config.search.lr
-    lr = Hyperparameter("lr", low, high, True, "Adam step", 1e-4, "the one that moves F1 most")
-    recipes = config.recipes_of(variant)
-    if not recipes:
-        return (lr,)
-    why = "best encoders are a result, not a choice"
-    return lr, Hyperparameter("recipe", 0, 0, False, "", COMMON, why, recipes)
+    found = [Hyperparameter("lr", low, high, True, "Adam step", 1e-4, "the one that moves F1 most")]
+    if recipes := config.recipes_of(variant):
+        why = "best encoders are a result, not a choice"
+        found.append(Hyperparameter("recipe", 0, 0, False, "", COMMON, why, recipes))
+    for key, domain in config.space_of(variant).items():
+        first, why = config.value_of(key), "the study asks for it"
+        found.append(
+            Hyperparameter(key, *domain.range, domain.log, "", first, why, domain.choice or ())
+        )
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ expected.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from importlib import resources
+from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,12 +33,15 @@ from study.config_errors import first_problem, nearest
 from study.sections import (
     Cells,
     Data,
+    Domain,
     Encoder,
     Evaluation,
     PooledSplit,
     Resources,
+    Scalar,
     Search,
     Section,
+    SemiSpace,
     SemiSupervised,
     Tracking,
     Training,
@@ -102,7 +106,38 @@ class Config(Section):
                 self._require_unlabelled(one)
         self._require_size()
         self._require_sampler()
+        self._require_space()
         return self
+
+    def with_settings(self, settings: Mapping[str, object]) -> Config:
+        """The study with what a trial has been given of `search.space`: dotted keys and values.
+
+        Raises:
+            ValidationError: a value does not fit.
+        """
+        if not settings:
+            return self
+        tree = self.model_dump() | {"search": self.search.model_dump(exclude={"space"})}
+        for key, value in settings.items():
+            _assign(tree, key, value)
+        return Config.model_validate(tree)
+
+    def value_of(self, key: str) -> Any:
+        """By a dotted key, as ``training.augment``."""
+        value: Any = self
+        for name in key.split("."):
+            value = getattr(value, name)
+        return value
+
+    def values_of(self, key: str) -> tuple[Any, ...]:
+        """What trials may have for a key: its value, or those or the ends of what is searched."""
+        domain = self.search.space.domains.get(key)
+        return (self.value_of(key),) if domain is None else domain.extremes
+
+    def space_of(self, variant: str) -> dict[str, Domain]:
+        """What else a variant's trials draw, in the order of the keys; `semi` is C's alone."""
+        found = self.search.space.domains
+        return {k: d for k, d in found.items() if kind_of(variant) == "C" or k[:5] != "semi."}
 
     def recipe(self, variant: str) -> Encoder:
         """The settings of the encoder that a variant starts from: ``B2``, or ``B2-NAME``."""
@@ -139,12 +174,35 @@ class Config(Section):
             )
 
     def _require_sampler(self) -> None:
-        best = [v for v in self.cells.variants if self.recipes_of(v)]
-        if best and self.search.sampler == "cmaes":
+        choices = [v for v in self.cells.variants if self.recipes_of(v)]
+        domains = self.search.space.domains.items()
+        choices += [f"search.space.{key}" for key, domain in domains if domain.choice]
+        if choices and self.search.sampler == "cmaes":
             raise ValueError(
-                f"search.sampler: found cmaes, which searches numbers only, with {best[0]}; "
+                f"search.sampler: found cmaes, which searches numbers only, with {choices[0]}; "
                 f"expected tpe, gp, nsga2 or random"
             )
+
+    def _require_space(self) -> None:
+        if self.search.space.semi != SemiSpace() and "C" not in map(kind_of, self.cells.variants):
+            variants = ", ".join(self.cells.variants)
+            raise ValueError(
+                f"search.space.semi: found with cells.variants {variants}, expected C among them"
+            )
+        for settings in self._settings_to_try():
+            try:
+                self.with_settings(settings)
+            except ValidationError as error:
+                problem = first_problem(error, keys_of(Config))
+                where = f": found {settings}, with which " if len(settings) > 1 else "."
+                raise ValueError(f"search.space{where}{problem}") from None
+
+    def _settings_to_try(self) -> Iterator[dict[str, Scalar]]:
+        """Each value alone and each two together: no check of a configuration reads three."""
+        for count in (1, 2):
+            for domains in combinations(self.search.space.domains.items(), count):
+                for values in product(*(domain.extremes for _, domain in domains)):
+                    yield dict(zip((key for key, _ in domains), values, strict=True))
 
     def _require_size(self) -> None:
         trained = [r for v in self.cells.variants if v != "A" for r in self.encoders_of(v)]

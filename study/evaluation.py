@@ -16,6 +16,7 @@ from data.sealing import digest, seal_json
 from data.storage import Location
 from study.cells import Cell, cells_of
 from study.choosing import best_repeat, winner
+from study.chosen import file_name, from_row, settings_of
 from study.classifiers_kept import card_file, model_file
 from study.config import Config
 from study.material import Material
@@ -36,6 +37,7 @@ class Repeat:
     repeat: int
     lr: float
     recipe: str | None = None  # where the search chose it
+    settings: str | None = None  # where it chose some, see `study.chosen`
 
     @property
     def trained_as(self) -> Cell:
@@ -53,13 +55,13 @@ class Repeat:
     @property
     def fit_name(self) -> str:
         """Names its checkpoint; a study that grows may choose another point."""
-        return f"{self.name}-lr{self.lr!r}{f'-{self.recipe}' if self.recipe else ''}"
+        return f"{self.name}-{file_name(self.lr, self.recipe, self.settings)}"
 
 
 def repeat_of(row: Mapping[str, Any]) -> Repeat:
     """The repeat that a row of evaluations is of."""
     cell = Cell(row["variant"], row["label_ratio"])
-    return Repeat(cell, row["repeat"], row["lr"], row.get("recipe"))
+    return Repeat(cell, row["repeat"], **from_row(row))
 
 
 def noise_levels(config: Config) -> tuple[float, ...]:
@@ -81,7 +83,7 @@ def forget_outdated(config: Config, ledger: Ledger) -> None:
     for cell in cells_of(config):
         trial = _chosen(cell, config, ledger)
         for row in [row for row in ledger.rows("evaluations") if row["cell"] == cell.name]:
-            if trial and _choice(row) != _choice(trial):
+            if trial and from_row(row) != from_row(trial):
                 for table in (*PARTS, "evaluations"):
                     ledger.drop(table, cell=cell.name, repeat=row["repeat"])
     ledger.flush()
@@ -106,7 +108,7 @@ def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
         found, key=lambda one: (-(one[1]["seconds"] or 0), -one[0].label_ratio)
     ):
         for repeat in range(config.evaluation.repeats):
-            one = Repeat(cell, repeat, trial["lr"], trial.get("recipe"))
+            one = Repeat(cell, repeat, **from_row(trial))
             if one not in done:
                 yield one
 
@@ -114,10 +116,6 @@ def repeats_to_run(config: Config, ledger: Ledger) -> Iterator[Repeat]:
 def _chosen(cell: Cell, config: Config, ledger: Ledger) -> Mapping[str, Any] | None:
     trials = [row for row in ledger.rows("trials") if row["cell"] == cell.name]
     return winner(trials, config.search.metric)
-
-
-def _choice(row: Mapping[str, Any]) -> tuple[float, str | None]:
-    return row["lr"], row.get("recipe")
 
 
 def _untested_in_noise(config: Config, ledger: Ledger) -> Iterator[Repeat]:
@@ -144,12 +142,15 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     seed = seed_for(config.seed, "repeat", repeat.repeat)
     checkpoint = Checkpoint(material.run, repeat.fit_name)
     columns = cell.columns | {"repeat": repeat.repeat}
+    settings = settings_of(repeat.settings)
     facts = columns | repeat.trained_as.columns | {"cell": cell.name, "lr": repeat.lr, "seed": seed}
+    facts |= settings
     with tracker(material, repeat.name, repeat.fit_name, "evaluation", facts) as tracked:
         fitted = train_classifier(
             material,
             repeat.trained_as,
             lr=repeat.lr,
+            settings=settings,
             seed=seed,
             report=tracked.epoch,
             logger=tracked.loggers,
@@ -165,7 +166,7 @@ def evaluate(material: Material, repeat: Repeat) -> dict[str, Any]:
     checkpoint.delete()
     best = {name: epoch[name] for name in ("val_loss", "val_acc", "val_f1")}
     row = columns | {"seed": seed, "lr": repeat.lr, "recipe": repeat.recipe}
-    row |= {"epochs": len(ends.rows)}
+    row |= {"settings": repeat.settings, "epochs": len(ends.rows)}
     row |= {"best_epoch": epoch["epoch"], **best, **tested}
     return {
         "row": row | {"seconds": sum(epoch["seconds"] for epoch in ends.rows)},

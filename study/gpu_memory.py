@@ -73,14 +73,15 @@ def networks(material: Material) -> Iterator[tuple[Any, Any, Any, bool]]:
     from models.classifiers import build_classifier
 
     config, classes = material.config, len(material.species)
-    size, labelled = config.data.image_size, config.training.batch_size
+    size, labelled = config.data.image_size, max(config.values_of("training.batch_size"))
+    unlabelled = max(config.values_of("semi.unlabelled_per_step"))
     trained = [(cell.kind, config.recipe(cell.variant)) for cell in all_trained_cells(config)]
     for name, recipe, semi in dict.fromkeys(
         ("A" if kind.name == "A" else "B0", recipe, kind.semi) for kind, recipe in trained
     ):
-        batch = labelled + (config.semi.unlabelled_per_step if semi else 0)
+        batch = labelled + (unlabelled if semi else 0)
         network = build_classifier(name, classes, **encoder_settings(recipe, size))
-        averaged = semi or config.training.average > 0
+        averaged = semi or max(config.values_of("training.average")) > 0
         yield network, torch.zeros(batch, 3, size, size), _cross_entropy, averaged
     for recipe in dict.fromkeys(recipe for kind, recipe in trained if kind.pretrained):
         every = tuple(range(len(material.images.files)))

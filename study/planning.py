@@ -129,6 +129,7 @@ def plan(config: Config, out: Location) -> list[str]:
         f"trials      {trials}, {config.search.trials} a cell; "
         f"lr in [{config.search.lr[0]:g}, {config.search.lr[1]:g}], "
         f"{config.search.sampler}, {config.search.scheduler}, best {config.search.metric}{cap}",
+        *_also_searched(config),
         f"epochs      at most {most:,} in the search ({images:,} images), fewer by "
         f"{config.search.scheduler} and patience {config.training.patience}; "
         f"at most {len(cells) * repeats * config.training.max_epochs:,} in the final evaluation",
@@ -139,18 +140,33 @@ def plan(config: Config, out: Location) -> list[str]:
     ]
 
 
+def _also_searched(config: Config) -> list[str]:
+    """A line on what is searched beside lr and recipe, where anything is."""
+    parts = []
+    for key, domain in config.search.space.domains.items():
+        low, high = domain.range
+        values = ", ".join(map(str, domain.choice or ()))
+        scale = " by logarithm" if domain.log else ""
+        parts.append(f"{key} in " + (f"{{{values}}}" if values else f"[{low:g}, {high:g}]{scale}"))
+    return [f"space       {'; '.join(parts)}"] if parts else []
+
+
 def images_an_epoch(config: Config, counts: Counts, cell: Cell) -> int:
-    """How many images an epoch of a cell's classifier goes through, as `data.module` batches them.
+    """How many images an epoch of a cell's classifier goes through, as `data.module` batches them;
+    where sizes of batches are searched, by the one that makes it most.
 
     Few labelled ones are gone through again until the epoch has its steps; C sees all images of
     train besides.
     """
-    labelled, size = counts.labelled(cell.label_ratio), config.training.batch_size
-    steps = max(-(-labelled // size), config.training.min_steps_per_epoch)
-    seen = _in_batches(labelled, size, steps)
-    if cell.kind.semi:
-        seen += _in_batches(sum(counts.train), config.semi.unlabelled_per_step, steps)
-    return seen
+    labelled, most = counts.labelled(cell.label_ratio), 0
+    for size in config.values_of("training.batch_size"):
+        steps = max(-(-labelled // size), config.training.min_steps_per_epoch)
+        seen = _in_batches(labelled, size, steps)
+        if cell.kind.semi:
+            unlabelled = max(config.values_of("semi.unlabelled_per_step"))
+            seen += _in_batches(sum(counts.train), unlabelled, steps)
+        most = max(most, seen)
+    return most
 
 
 def _in_batches(images: int, size: int, steps: int) -> int:
@@ -201,7 +217,8 @@ def gpu_share(config: Config) -> float:
     Small networks leave most of a GPU idle, so up to eight trials share one: as many as fit a
     GPU of 16 GB by an estimate of what the largest variant, A, needs.
     """
-    activations = config.training.batch_size * config.encoder.width * config.data.image_size**2
+    batch = max(config.values_of("training.batch_size"))
+    activations = batch * config.encoder.width * config.data.image_size**2
     needed = 16 * parameters_of_a(config) + 4 * 6 * activations + 2**30  # CUDA's own GiB
     return smallest_share(needed, 16 * 2**30)
 

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from analysis.wording import besides
 from study.cells import Cell
 from study.choosing import score, winner
 from study.config import Config
@@ -130,7 +131,7 @@ class Progress:
             str(states.count("PRUNED") or ""),
             str(states.count("FAIL") or ""),
             "" if value is None else f"{value:.3f}",
-            f"{best['lr']:.1e} {best.get('recipe') or ''}".rstrip() if best else "",
+            f"{best['lr']:.1e} {besides(best)}".rstrip() if best else "",
         ]
 
     def _epochs(self) -> int:

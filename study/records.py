@@ -42,12 +42,13 @@ _EPOCH = {"epoch": INT, "train_loss": REAL, **_VALID, "seconds": REAL, "ended": 
 TRIALS = pa.schema(
     {"trial_id": TEXT, **_CELL, "lr": REAL, "seed": INT, "state": TEXT, "epochs": INT}
     | {"best_epoch": INT, **_VALID, "seconds": REAL, "node": TEXT, "error": TEXT, "recipe": TEXT}
+    | {"settings": TEXT}
 )
 EPOCHS = pa.schema({"trial_id": TEXT, **_CELL, **_EPOCH})
 EVALUATIONS = pa.schema(
     {**_CELL, "repeat": INT, "seed": INT, "lr": REAL, "epochs": INT, "best_epoch": INT, **_VALID}
     | dict.fromkeys(TEST_METRICS, REAL)
-    | {"seconds": REAL, "recipe": TEXT}
+    | {"seconds": REAL, "recipe": TEXT, "settings": TEXT}
 )
 EVALUATION_EPOCHS = pa.schema({**_CELL, "repeat": INT, **_EPOCH})
 PREDICTIONS = pa.schema(

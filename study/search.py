@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.cells import Cell, Hyperparameter, cells_of, searched, trial_number
 from study.choosing import best_epoch, score
+from study.chosen import file_name, from_point, settings_of, to_point
 from study.config import Config
 from study.records import FINISHED, Ledger, Row
 from study.samplers import SAMPLERS, Point, make
@@ -130,7 +131,7 @@ class CellSearch:
 
     def point_of(self, row: Row) -> Point:
         """What a trial on record was tried with."""
-        return {h.name: row[h.name] for h in self.space}
+        return to_point(row, [h.name for h in self.space])
 
     def _begin(self) -> int:
         """The number of a trial that begins now."""
@@ -168,7 +169,7 @@ def _as_it_ended(seen: FrozenTrial, state: TrialState) -> FrozenTrial:
 
 def _add_record(trial: FrozenTrial, record: Row, epochs: Iterable[Row]) -> None:
     """As user attributes what Optuna does not know, and when it ran, not when it was replayed."""
-    known = ("state", *trial.params)
+    known = ("state", "settings", *trial.params)
     trial.user_attrs = {
         name: value for name, value in record.items() if value is not None and name not in known
     }
@@ -188,6 +189,7 @@ class Trial:
     lr: float
     seed: int
     recipe: str | None = None  # where the cell searches it
+    settings: str | None = None  # where `search.space` has some, see `study.chosen`
 
     @property
     def trained_as(self) -> Cell:
@@ -197,13 +199,13 @@ class Trial:
     @property
     def fit_name(self) -> str:
         """Names its checkpoint; a trial whose record was lost may come again at another point."""
-        return f"{self.trial_id}-lr{self.lr!r}{f'-{self.recipe}' if self.recipe else ''}"
+        return f"{self.trial_id}-{file_name(self.lr, self.recipe, self.settings)}"
 
     @property
     def facts(self) -> Row:
-        """What it is tracked with: its cell, the variant that is trained, lr and seed."""
+        """What it is tracked with: its cell, the variant that is trained, what was chosen, seed."""
         own = {"cell": self.cell.name, "lr": self.lr, "seed": self.seed}
-        return self.trained_as.columns | own
+        return self.trained_as.columns | own | settings_of(self.settings)
 
 
 class StudySearch:
@@ -270,7 +272,7 @@ class StudySearch:
         number, point = self.searches[cell].ask()
         trial_id = cell.trial_id(number)
         seed = seed_for(self.config.seed, "trial", trial_id)
-        trial = Trial(trial_id, cell, seed=seed, **point)
+        trial = Trial(trial_id, cell, seed=seed, **from_point(point))
         self.ledger.put("trials", self._row(trial, "RUNNING"))
         return trial
 
@@ -386,7 +388,7 @@ class StudySearch:
         epochs = list(epochs)
         best = best_epoch(epochs, self.metric) or {}
         row: Row = {"trial_id": trial.trial_id, **trial.cell.columns, "lr": trial.lr}
-        row |= {"recipe": trial.recipe, "seed": trial.seed}
+        row |= {"recipe": trial.recipe, "settings": trial.settings, "seed": trial.seed}
         row |= {"state": state, "node": node, "error": error}
         row |= {"epochs": len(epochs), "seconds": sum(epoch["seconds"] or 0.0 for epoch in epochs)}
         row |= {name: best.get(name) for name in ("val_loss", "val_acc", "val_f1")}
@@ -417,4 +419,5 @@ class StudySearch:
         number, point = self.searches[cell].ask(self.searches[cell].point_of(row))
         for epoch, value in values.items():
             self.searches[cell].report(number, epoch, value)
-        self._interrupted.append(Trial(row["trial_id"], cell, seed=row["seed"], **point))
+        chosen = from_point(point)
+        self._interrupted.append(Trial(row["trial_id"], cell, seed=row["seed"], **chosen))

@@ -7,7 +7,8 @@ was found and what was expected.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Annotated, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     field_serializer,
+    model_serializer,
     model_validator,
 )
 
@@ -28,6 +30,9 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 WandbName = Annotated[str, Field(pattern=r"^[^\s/\\#?%:][^/\\#?%:]{0,127}$")]
 
 
+Scalar = bool | int | float | str | None
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -37,8 +42,10 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += keys_of(field.annotation, f"{prefix}{name}.")
+        optional = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+        inner = optional[0] if len(optional) == 1 else field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += keys_of(inner, f"{prefix}{name}.")
     return keys
 
 
@@ -197,9 +204,116 @@ class SemiSupervised(Section):
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0  # of the unlabelled loss
 
 
+class _Sparse(Section):
+    """Written without what is not given."""
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: Any) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
+
+
+class Choices(_Sparse):
+    """What one more key is searched over: one of these values."""
+
+    choice: Annotated[tuple[Scalar, ...], AsTuple, Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Choices:
+        if self.choice and len(set(map(repr, self.choice))) < len(self.choice):
+            raise ValueError(f"choice: found {list(self.choice)}, expected each value once")
+        return self
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Low and high, where numbers are searched."""
+        return 0.0, 0.0
+
+    @property
+    def log(self) -> bool:
+        """Whether numbers are searched by their logarithm."""
+        return False
+
+    @property
+    def extremes(self) -> tuple[Scalar, ...]:
+        """Values of which all others fit if these do: the choices, or both ends of a range."""
+        return self.choice
+
+
+class Numbers(_Sparse):
+    """The same for real numbers: exactly one of these, named as Ray Tune and SciPy do."""
+
+    uniform: Annotated[tuple[float, float], BeforeValidator(_read_range)] | None = None
+    loguniform: Annotated[tuple[Positive, Positive], BeforeValidator(_read_range)] | None = None
+    choice: Annotated[tuple[Scalar, ...], AsTuple, Field(min_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Numbers:
+        given = [name for name in Numbers.model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "nothing"
+            raise ValueError(f"found {found}, expected one of {', '.join(Numbers.model_fields)}")
+        if self.choice is None and not self.range[0] < self.range[1]:
+            low, high = self.range
+            raise ValueError(f"{given[0]}: found [{low:g}, {high:g}], expected low < high")
+        return self
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """As of `Choices`, and so are the others."""
+        return self.loguniform or self.uniform or (0.0, 0.0)
+
+    @property
+    def log(self) -> bool:
+        return self.loguniform is not None
+
+    @property
+    def extremes(self) -> tuple[Scalar, ...]:
+        return self.range if self.choice is None else self.choice
+
+
+Domain = Choices | Numbers
+
+
+class TrainingSpace(_Sparse):
+    """Not what an epoch is, nor when a trial ends: ASHA compares trials by their epochs."""
+
+    batch_size: Choices | None = None
+    augment: Choices | None = None
+    view_size: Choices | None = None
+    schedule: Choices | None = None
+    average: Numbers | None = None
+    weight_decay: Numbers | None = None
+
+
+class SemiSpace(_Sparse):
+    """Of variant C."""
+
+    unlabelled_per_step: Choices | None = None
+    threshold: Numbers | None = None
+    weight: Numbers | None = None
+
+
+class Space(Section):
+    """What each trial draws beside the learning rate, by the sections that it is in."""
+
+    training: TrainingSpace = TrainingSpace()
+    semi: SemiSpace = SemiSpace()
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """By dotted keys, as ``training.weight_decay``."""
+        return {
+            f"{section}.{name}": domain
+            for section, keys in (("training", self.training), ("semi", self.semi))
+            for name, domain in keys
+            if domain is not None
+        }
+
+
 class Search(Section):
     trials: int = Field(16, ge=1)  # per cell
     lr: Annotated[tuple[Positive, Positive], BeforeValidator(_read_range)] = (1.0e-5, 1.0e-2)
+    space: Space = Space()  # what is searched besides
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random"] = "tpe"
     scheduler: Literal["asha", "none"] = "asha"
     grace_period: int = Field(3, ge=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ def train_classifier(
     cell: Cell,
     *,
     lr: float,
+    settings: Mapping[str, object] | None = None,
     seed: int,
     report: Callable[[Row], object],
     logger: Any = False,
@@ -71,6 +72,7 @@ def train_classifier(
         material: the study's images and configuration.
         cell: the variant and the label ratio.
         lr: Adam's step.
+        settings: what was chosen from `search.space`: dotted keys of the configuration.
         seed: of weights and batches.
         report: called with each epoch's row; may raise to end the trial.
         logger: Lightning's, for each epoch's metrics; see `study.tracking`.
@@ -82,7 +84,7 @@ def train_classifier(
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    config = material.config
+    config = material.config.with_settings(settings or {})
     device = use_device(config)
     torch.manual_seed(seed)
     plan = plan_encoder(material, cell, repeat)
@@ -92,7 +94,8 @@ def train_classifier(
         encoder_state=load_encoder(material, plan) if plan else None,
         **encoder_settings(config.recipe(cell.variant), material.images.image_size),
     )
-    inputs, labels, rows = _inputs(material, cell, plan, network, device, final)
+    same = cell.kind.frozen and config.training.augment == "none"  # each image, each epoch
+    inputs, labels, rows = _inputs(material, plan if same else None, network, device, final)
     trained = network.head if inputs.ndim == 2 else network
     labelled = rows["train"][_positions(material, cell, repeat)]
     data = ButterflyDataModule(
@@ -162,27 +165,25 @@ def _positions(material: Material, cell: Cell, repeat: int | None) -> np.ndarray
 
 def _inputs(
     material: Material,
-    cell: Cell,
-    plan: EncoderPlan | None,
+    frozen: EncoderPlan | None,
     network: Any,
     device: torch.device,
     final: bool,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """What the trained part sees, its labels, and the indices of each split in them.
 
-    That is the pixels, or for a frozen encoder its outputs: they are the same in every epoch of
-    every trial, so they are computed once. The test images are among them in the final
+    That is the pixels, or the outputs of a frozen encoder: where they are the same in every epoch
+    of every trial, they are computed once. The test images are among them in the final
     evaluation only.
     """
     splits = ("train", "valid", "test") if final else ("train", "valid")
     rows = {split: material.rows(split) for split in splits}
-    if not (cell.kind.frozen and material.config.training.augment == "none"):
+    if frozen is None:
         return material.images.pixels, material.images.labels, rows
-    assert plan is not None
     chosen = np.concatenate(list(rows.values()))
     # By its weights, not its key alone: the code that they follow from may have changed since.
-    weights = encoder_digest(material, plan)
-    name = f"{material.key}-{plan.key}-{weights}-{digest(chosen.tobytes())[:12]}"
+    weights = encoder_digest(material, frozen)
+    name = f"{material.key}-{frozen.key}-{weights}-{digest(chosen.tobytes())[:12]}"
     features = kept(f"{name}.npy", lambda: _encode(material, chosen, network, device))
     bounds = np.cumsum([len(part) for part in rows.values()])[:-1]
     places = np.split(np.arange(len(chosen)), bounds)

@@ -35,6 +35,7 @@ from ray.tune.search import Searcher
 
 from study.capacity import Capacity
 from study.cells import Cell
+from study.chosen import settings_of
 from study.material import Material, checkpoint_file
 from study.records import Row
 from study.search import StudySearch, Trial
@@ -72,6 +73,7 @@ def run_trial(config: dict[str, Any], material: Material) -> None:
                 material,
                 trial.trained_as,
                 lr=trial.lr,
+                settings=settings_of(trial.settings),
                 seed=trial.seed,
                 report=report,
                 logger=tracked.loggers,

@@ -118,6 +118,51 @@ def test_views_smaller_than_the_images_fit_the_networks(overrides: list[str], sa
     assert problem(*fits, *overrides).startswith(f"quick: training.view_size: {said}")
 
 
+def space(**training: object) -> list[str]:
+    return [f"search.space.training={yaml.safe_dump(training, default_flow_style=True).strip()}"]
+
+
+def test_a_space_is_read_written_and_drawn_from() -> None:
+    drawn = {"weight_decay": {"loguniform": [1e-4, 0.1]}, "augment": {"choice": ["none", "light"]}}
+    config = load_config("quick", space(**drawn))
+    assert config_from(config.model_dump(mode="json"), "study.yaml") == config
+    given = config.with_settings({"training.augment": "light", "training.weight_decay": 0.01})
+    assert (given.training.augment, given.training.weight_decay) == ("light", 0.01)
+    assert given.encoder == config.encoder
+    assert config.values_of("training.augment") == ("none", "light")
+    assert config.values_of("training.batch_size") == (config.training.batch_size,)
+    semi = ["search.space.semi.threshold.uniform=[0.5, 0.9]", "cells.variants=[B0, C]"]
+    found = load_config("quick", semi)
+    assert [list(found.space_of(variant)) for variant in ("B0", "C")] == [[], ["semi.threshold"]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (space(augment={"choice": ["none", "bold"]}), "training.augment: found 'bold', expected"),
+        (space(agment={"choice": [1, 2]}), "training.agment: unknown key; did you mean"),
+        (space(average={"uniform": [0.9, 0]}), "training.average.uniform: found [0.9, 0], expect"),
+        (space(average={"uniform": [0, 1]}), "training.average: found 1.0, expected less than 1"),
+        (space(average={}), "training.average: found nothing, expected one of uniform,"),
+        (space(batch_size={"uniform": [8, 64]}), "training.batch_size.uniform: unknown key"),
+        (space(augment={"choice": ["none", "none"]}), "training.augment.choice: found"),
+        (space(max_epochs={"choice": [3, 9]}), "training.max_epochs: unknown key"),
+        (["search.space.semi.weight.uniform=[0, 1]"], "semi: found with cells.variants A, B0,"),
+    ],
+)
+def test_what_no_space_can_have_is_said(overrides: list[str], said: str) -> None:
+    assert problem(*overrides).startswith(f"quick: search.space.{said}")
+
+
+def test_values_of_a_space_that_do_not_go_together() -> None:
+    fits = ["cells.variants=[B0]", "encoder.architecture=residual", "training.augment=light"]
+    views = {"view_size": {"choice": [16, None]}, "augment": {"choice": ["none", "light"]}}
+    line = problem(*fits, *space(**views))
+    assert "with which training.view_size: found 16 with training.augment none" in line
+    choice = [*space(augment={"choice": ["none", "light"]}), "search.sampler=cmaes"]
+    assert "cmaes, which searches numbers only, with search.space" in problem(*choice)
+
+
 def test_an_encoder_that_is_no_section() -> None:
     with pytest.raises(InputError, match="encoder: found 'unet', expected"):
         load_config("encoders", ["encoder=unet"])

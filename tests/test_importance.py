@@ -32,7 +32,9 @@ def _trials(count: int, weights: tuple[float, float, float, float], noise: float
     score = sum(weight * part for weight, part in zip(weights, parts, strict=True))
     score = 0.5 + 0.05 * (score + noise * random.normal(size=count))
     columns = {"variant": variant, "label_ratio": ratio, "lr": 10 ** (3 * place - 5)}
-    return pd.DataFrame({**columns, "val_f1": score, "state": "COMPLETE", "recipe": None})
+    return pd.DataFrame(
+        {**columns, "val_f1": score, "state": "COMPLETE", "recipe": None, "settings": None}
+    )
 
 
 CASES = [(0.7, 0.5, 0.5, 0.0), (0.3, 1.0, 0.5, 0.5), (0.0, 0.0, 0.0, 1.0)]

@@ -275,7 +275,7 @@ def test_optuna_has_every_trial_and_nothing_running(survivor: Survivor) -> None:
 def test_table_i_is_complete_and_nothing_is_left_over(survivor: Survivor) -> None:
     table = pd.read_csv(survivor.run / "table_i.csv")
     assert {f"{row.variant}@{row.label_ratio}" for row in table.itertuples()} == set(CELLS)
-    assert not table.drop(columns=["reason", "recipe"]).isna().any().any()
+    assert not table.drop(columns=["reason", "recipe", "settings"]).isna().any().any()
     assert len(survivor.table("evaluations")) == len(CELLS)
     left = [p for name in ("checkpoints", "journal") for p in (survivor.run / name).glob("*")]
     left += [p for p in survivor.run.rglob(".part-*")]

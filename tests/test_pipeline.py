@@ -51,6 +51,7 @@ TRIAL_COLUMNS = [
     "node",
     "error",
     "recipe",
+    "settings",
 ]
 CELLS = {f"{v}@{r}" for v in ("A", "B0", "B1", "B2") for r in (50, 100)}
 pytestmark = pytest.mark.timeout(600)
@@ -197,7 +198,7 @@ def test_table_i_has_a_full_row_a_cell(undisturbed: Path) -> None:
     assert {
         f"{v}@{r}" for v, r in zip(table["variant"], table["label_ratio"], strict=True)
     } == CELLS
-    numbers = table.drop(columns=["reason", "recipe"])
+    numbers = table.drop(columns=["reason", "recipe", "settings"])
     assert not numbers.isna().any().any()
     assert (table["test_acc_low"] <= table["test_acc"] + 1e-9).all()
     assert (table["test_acc"] <= table["test_acc_high"] + 1e-9).all()

@@ -1,4 +1,4 @@
-"""Encoders as part of the search: B2-best tries each recipe, and the best trial's is evaluated."""
+"""What is searched beside lr: B2-best tries each recipe, all cells what `search.space` has."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ ENCODERS: dict[str, dict[str, object]] = {
     "instance": {"objective": "instance"},
     "broken": {"lr": 1e30},  # its loss is not finite, so it fails
 }
+SPACE = {"weight_decay": {"loguniform": [1e-4, 1e-1]}, "average": {"choice": [0.0, 0.9]}}
 pytestmark = pytest.mark.timeout(400)
 
 
 def tree(root: Path | None = None, trials: int = 5) -> dict[str, object]:
     cells = {"variants": ["B0", "B1-best", "B2-best"], "label_ratios": [50]}
     one = {"max_concurrent": 1}  # so that each run of it tries the same
-    return tiny_tree(root, cells=cells, encoders=ENCODERS, search={"trials": trials}, resources=one)
+    search = {"trials": trials, "space": {"training": SPACE}}
+    return tiny_tree(root, cells=cells, encoders=ENCODERS, search=search, resources=one)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,32 @@ def test_each_recipe_is_tried_and_the_best_trials_own_is_evaluated(world: World)
         objective = {"encoder": "reconstruction"}.get(best["recipe"], best["recipe"])
         assert card["recipe"]["objective"] == objective
     assert set(found["encoders_made"]["objective"]) == {"reconstruction", "masked", "instance"}
+
+
+def test_what_else_is_searched_is_drawn_recorded_and_evaluated(world: World) -> None:
+    found = tables(world)
+    drawn = found["trials"]["settings"].map(json.loads)
+    decays = drawn.map(lambda one: one["training.weight_decay"])
+    assert decays.between(1e-4, 1e-1).all()
+    assert decays.nunique() == len(decays)
+    assert set(drawn.map(lambda one: one["training.average"])) == {0.0, 0.9}
+    for cell, trials in found["trials"].groupby("cell"):
+        best = winner(trials.to_dict("records"), "val_f1")
+        own = found["evaluations"][found["evaluations"]["cell"] == cell]
+        assert best is not None
+        assert set(own["settings"]) == {best["settings"]}
+    storage = f"sqlite:///{world.folder / 'out/tiny/optuna.db'}"
+    trials = found["trials"].set_index("trial_id")
+    for trial in optuna.load_study(study_name="B0@50", storage=storage).trials:
+        known = json.loads(trials.at[f"B0@50-{trial.number:03d}", "settings"])
+        assert {k: v for k, v in trial.params.items() if k != "lr"} == known
+    code, out, _ = world.run("leaderboard", "out/tiny", "--cell", "B0@50")
+    assert code == 0
+    assert f"weight_decay {min(decays[found['trials']['cell'] == 'B0@50']):.2g}" in out
+    table = pd.read_csv(world.folder / "out/tiny/table_i.csv").set_index("variant")
+    evaluated = found["evaluations"].set_index("variant")["settings"]
+    assert table.at["B0", "settings"] == evaluated["B0"]
+    assert "and what else was searched" in (world.folder / "out/tiny/report.html").read_text()
 
 
 def test_optuna_has_the_recipe_as_a_choice(world: World) -> None:
@@ -115,19 +143,19 @@ def test_a_study_that_grows_goes_on_with_the_same_points(world: World) -> None:
     assert code == 0, err
     after = tables(world)["trials"].set_index("trial_id")
     assert len(after) == len(before) + 3
-    same = after.loc[before.index, ["lr", "recipe", "seed", "state", "val_f1"]]
+    same = after.loc[before.index, ["lr", "recipe", "settings", "seed", "state", "val_f1"]]
     pd.testing.assert_frame_equal(same, before[same.columns])
 
 
 def test_a_resumed_search_tries_what_it_would_have_tried(tmp_path: Path) -> None:
     config = config_from(tree(), "a test")
 
-    def points(ledger: Ledger, count: int) -> list[tuple[str, float, str | None]]:
+    def points(ledger: Ledger, count: int) -> list[tuple[str, float, str | None, str | None]]:
         search, found = StudySearch(config, ledger, lambda cell: True), []
         for _ in range(count):
             trial = search.next_trial()
             assert trial is not None
-            found.append((trial.trial_id, trial.lr, trial.recipe))
+            found.append((trial.trial_id, trial.lr, trial.recipe, trial.settings))
             epoch = {"epoch": 4, "train_loss": 1.0, "val_loss": trial.lr, "val_acc": trial.lr}
             search.report(trial, epoch | {"val_f1": trial.lr, "seconds": 1.0, "ended": 0.0})
             search.end(trial)
@@ -137,7 +165,7 @@ def test_a_resumed_search_tries_what_it_would_have_tried(tmp_path: Path) -> None
     ledger = Ledger(Location(tmp_path / "parts"))
     parts = [one for count in (5, 4, 3) for one in points(ledger, count)]
     assert parts == whole
-    assert {recipe for trial, _, recipe in whole if trial.startswith("B2")} <= set(RECIPES)
+    assert {recipe for trial, _, recipe, _ in whole if trial.startswith("B2")} <= set(RECIPES)
 
 
 def test_what_a_cell_may_be_trained_as() -> None:
@@ -146,8 +174,9 @@ def test_what_a_cell_may_be_trained_as() -> None:
     assert best in cells_of(config)
     names = [cell.variant for cell in trained_cells(config, best)]
     assert names == ["B2", "B2-masked", "B2-instance", "B2-broken"]
-    assert [h.name for h in searched(config, "B2-best")] == ["lr", "recipe"]
-    assert [h.name for h in searched(config, "B0")] == ["lr"]
+    others = ["training.average", "training.weight_decay"]
+    assert [h.name for h in searched(config, "B2-best")] == ["lr", "recipe", *others]
+    assert [h.name for h in searched(config, "B0")] == ["lr", *others]
     assert trained_cells(config, Cell("B0", 50)) == (Cell("B0", 50),)
 
 

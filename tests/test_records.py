@@ -28,7 +28,11 @@ CELL = {"cell": "A@10", "variant": "A", "label_ratio": 10}
 def trial(number: int, state: str = "COMPLETE", **values: Any) -> dict[str, Any]:
     row = {"trial_id": f"A@10-{number:03d}", **CELL, "lr": 1e-4, "seed": 1, "state": state}
     row |= {"epochs": 0, "best_epoch": 1, "val_loss": 0.5, "val_acc": 0.5, "val_f1": 0.5}
-    return row | {"seconds": 1.0, "node": None, "error": None, "recipe": None} | values
+    return (
+        row
+        | {"seconds": 1.0, "node": None, "error": None, "recipe": None, "settings": None}
+        | values
+    )
 
 
 def epoch(number: int, epoch: int, **values: Any) -> dict[str, Any]:
@@ -231,10 +235,10 @@ def test_columns_are_those_of_the_contract(tmp_path: Path) -> None:
     ledger.put("trials", trial(0) | {"unknown": 1})
     ledger.save()
     columns = "trial_id cell variant label_ratio lr seed state epochs best_epoch val_loss val_acc"
-    columns += " val_f1 seconds node error recipe"
+    columns += " val_f1 seconds node error recipe settings"
     assert pq.read_schema(tmp_path / "trials.parquet").names == columns.split()
     columns = "cell variant label_ratio repeat seed lr epochs best_epoch val_loss val_acc val_f1"
-    columns += " test_loss test_acc test_f1 test_precision test_recall seconds recipe"
+    columns += " test_loss test_acc test_f1 test_precision test_recall seconds recipe settings"
     assert TABLES["evaluations"][0].names == columns.split()
     columns = "cell variant label_ratio repeat file true pred probability"
     assert set(TABLES["predictions"][0].names) >= set(columns.split())

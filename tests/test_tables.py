@@ -40,7 +40,7 @@ def table(run: Run) -> pd.DataFrame:
 
 
 def test_a_row_a_cell_with_exactly_the_columns(table: pd.DataFrame) -> None:
-    assert list(table) == [*COLUMNS.split(), "reason", "recipe"]
+    assert list(table) == [*COLUMNS.split(), "reason", "recipe", "settings"]
     assert list(zip(table["label_ratio"], table["variant"], strict=True)) == [
         (ratio, variant) for ratio in (10, 25, 50, 75, 100) for variant in ("A", "B0", "B1", "B2")
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,17 @@ def test_a_trial_of_a_frozen_encoder_sees_no_test_image_either(material: Materia
         fitted.data.test_dataloader()
     fitted, _ = train(material, "B1", 50, final=True, repeat=0)
     assert sum(len(inputs) for inputs, _ in fitted.data.test_dataloader()) == 12
+
+
+def test_what_was_drawn_of_the_space_is_as_if_the_study_had_it(material: Material) -> None:
+    drawn = {"training.weight_decay": 0.5, "training.average": 0.5, "training.batch_size": 4}
+    config = material.config.with_settings(drawn)
+    for variant in ("A", "B1"):
+        _, given = train(material, variant, settings=drawn)
+        _, had = train(replace(material, config=config), variant)
+        _, without = train(material, variant)
+        assert given == had
+        assert given != without
 
 
 def test_labels_are_the_same_for_every_variant_and_nested(material: Material) -> None:

@@ -18,7 +18,7 @@ from analysis.sections.thumbnails import MOST, SIZE, Thumbnails
 from analysis.statistics import METRICS, interval_columns
 from analysis.tables import with_results
 from analysis.variants import title
-from analysis.wording import metric_name
+from analysis.wording import besides, metric_name
 
 Data = dict[str, Any]
 
@@ -59,11 +59,11 @@ def trials(run: Run) -> Data:
     for name in ("val_f1", "val_acc", "val_loss", "seconds"):
         columns[name] = _numbers(ranked[name].astype(float).round(4))
     columns["chosen"] = [trial in chosen for trial in columns["trial_id"]]
-    recipes = ranked["recipe"]
-    columns["recipe"] = [name if isinstance(name, str) else None for name in recipes]
+    columns["besides"] = [besides(row) for row in ranked.to_dict("records")]
     columns["error"] = [first_line(error) for error in ranked["error"]]
     cells = [{"cell": c, "variant": v, "ratio": r} for c, v, r in run.cells]
-    names = {"metric": run.metric, "metric_name": metric_name(run.metric)}
+    names: Data = {"metric": run.metric, "metric_name": metric_name(run.metric)}
+    names["besides"] = run.searches_more
     styles = [_style(variant, run.variants) for variant in run.variants]
     return {"columns": columns, "cells": cells, "variants": styles, **names}
 

@@ -48,7 +48,7 @@ def encoders_section(shown: Shown) -> Section | None:
 def _encoders_grid(found: pd.DataFrame) -> Grid:
     names = ["<Encoder", "<Architecture", "<Objective", "Images", "Epochs", "Loss", "Seconds"]
     names += ["Classifiers’ F1", "Linear probe", "k-NN"]
-    shared = found["repeat"].isna().all()
+    shared = bool(found["repeat"].isna().all())
     rows = [Row(_encoder_cells(row, shared)) for row in found.to_dict("records")]
     caption = (
         "Best first by the validation F1 of the classifiers that used it, mean over cells: the "

@@ -20,6 +20,7 @@ from analysis.sections.cells import (
 )
 from analysis.sections.shown import Shown
 from analysis.variants import cell_name
+from analysis.wording import besides
 
 METRICS = ("acc", "f1", "precision", "recall", "loss")
 
@@ -43,8 +44,7 @@ def table_section(shown: Shown) -> Section:
 
 def _table_cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"table_i {cell_name(row['variant'], row['label_ratio'])}"
-    recipe = row["recipe"] if isinstance(row["recipe"], str) else ""
-    cells = [replace(word(row["variant"]), small=recipe), ratio(row, key, row["labels"])]
+    cells = [replace(word(row["variant"]), small=besides(row)), ratio(row, key, row["labels"])]
     reason = "" if pd.isna(row["reason"]) else str(row["reason"])
     tested = not pd.isna(row["test_acc"])
     if tested:

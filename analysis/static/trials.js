@@ -27,7 +27,7 @@ page.charts.trials = (element, data) => {
       const row = { id: trial_id, rank: i + 1, variant: of[columns.cell[i]]?.variant, ratio: of[columns.cell[i]]?.ratio };
       for (const name of Object.keys(columns)) row[name] = columns[name][i];
       row.state = row.state.toLowerCase();
-      row.text = `${trial_id} ${row.cell} ${row.state} ${row.chosen ? "chosen" : ""} ${row.recipe ?? ""} ${row.error}`.toLowerCase();
+      row.text = `${trial_id} ${row.cell} ${row.state} ${row.chosen ? "chosen" : ""} ${row.besides} ${row.error}`.toLowerCase();
       return row;
     });
   }
@@ -75,7 +75,7 @@ page.charts.trials = (element, data) => {
       column("#", "rank", 62, right),
       column("Trial", "id", wide(108, "-000"), {}),
       column("Cell", "cell", wide(82, ""), {}),
-      ...(data.variants.some(each => each.variant.endsWith("-best")) ? [column("Recipe", "recipe", 104, {})] : []),
+      ...(data.besides ? [column("Besides lr", "besides", 150, { widthGrow: 2, formatter: cell => page.make("span", { title: cell.getValue() }, cell.getValue()) })] : []),
       column("State", "state", 96, { formatter: cell => page.make("span", {}, cell.getData().chosen ? "★ chosen" : cell.getValue()) }),
       column("lr", "lr", 84, { ...right, formatter: cell => cell.getValue() == null ? "–" : cell.getValue().toExponential(1).replace("-", "−") }),
       column("F1", "val_f1", 80, { ...right, formatter: digits(4) }),
@@ -110,7 +110,7 @@ page.charts.trials = (element, data) => {
     if (!row) return "";
     const line = (name, value) => page.make("tr", {}, page.make("td", { class: "t soft" }, name), page.make("td", {}, value));
     return page.make("div", { class: "tip" }, page.make("b", {}, row.id), page.make("table", {},
-      ...(row.recipe ? [line("recipe", row.recipe)] : []), line("state", row.chosen ? "chosen" : row.state), line("lr", row.lr?.toExponential(2).replace("-", "−") ?? "–"),
+      ...(row.besides ? [line("besides", row.besides)] : []), line("state", row.chosen ? "chosen" : row.state), line("lr", row.lr?.toExponential(2).replace("-", "−") ?? "–"),
       line("F1", page.number(row.val_f1, 4)), line("accuracy", page.number(row.val_acc, 4)), line("loss", page.number(row.val_loss, 4)),
       line("epochs", row.epochs == null ? "–" : `${row.epochs} (best ${row.best_epoch ?? "–"})`)));
   }
