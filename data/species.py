@@ -56,7 +56,22 @@ class Species:
     markings: str
 
 
-def _eye(wing: str, size: float, along: float, across: float) -> tuple[Mark, ...]:
+@dataclass(frozen=True)
+class Traits:
+    """What a species looks like."""
+
+    outline: Outline
+    palette: Palette
+    markings: tuple[Mark, ...]
+
+
+def traits_of(species: Species) -> Traits:
+    """What the names of a row stand for."""
+    names = species.outline, species.palette, species.markings
+    return Traits(OUTLINES[names[0]], PALETTES[names[1]], MARKINGS[names[2]])
+
+
+def eye(wing: str, size: float, along: float, across: float) -> tuple[Mark, ...]:
     rings = (("light", 1.0), ("dark", 0.84), ("accent", 0.6), ("dark", 0.34), ("light", 0.15))
     return tuple(Mark("disc", wing, c, size * part, along, across=across) for c, part in rings)
 
@@ -100,7 +115,7 @@ MARKINGS = {
     "eyed": (
         Mark("root", "both", "dark", 0.3), Mark("band", "both", "second", 0.13, 0.62), _FINE,
         Mark("margin", "both", "dark", 0.06),
-        *_eye("fore", 0.125, 0.72, 0.24), *_eye("hind", 0.15, 0.66, 0.52)),
+        *eye("fore", 0.125, 0.72, 0.24), *eye("hind", 0.15, 0.66, 0.52)),
     "banded": (
         Mark("margin", "both", "dark", 0.27), Mark("band", "both", "light", 0.17, 0.6), _FINE,
         Mark("spots", "both", "second", 0.026, 0.88, 6),
