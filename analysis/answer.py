@@ -10,13 +10,12 @@ import pandas as pd
 from analysis.contrasts import (
     FINE_TUNING,
     PRETRAINING,
-    UNLABELLED,
     by_recipe,
     of_other_encoders,
 )
 from analysis.load import Run
 from analysis.sentences import more_labels, statement
-from analysis.variants import COMMON, cell_name, is_best, kind_of, recipe_of
+from analysis.variants import COMMON, cell_name, is_best, is_semi, kind_of, recipe_of
 from analysis.verdicts import HIGHER, LOWER
 from analysis.wording import (
     besides,
@@ -104,10 +103,21 @@ def _rows(differences: pd.DataFrame, contrast: str) -> pd.DataFrame:
 
 
 def _unlabelled(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None) -> list[str]:
-    if not {"C", "B0"} <= set(run.variants):
-        return []
-    subject = "Learning from the unlabelled images besides (C − B0)"
-    return [statement(_rows(differences, UNLABELLED), subject, power)]
+    """A sentence for each variant that sees them: against the same without them."""
+    return [
+        statement(
+            _rows(differences, f"{one}−{other}"),
+            f"Learning from the unlabelled images besides ({one} − {other})",
+            power,
+        )
+        for one, other in _with_and_without(run)
+    ]
+
+
+def _with_and_without(run: Run) -> list[tuple[str, str]]:
+    pairs = {"C": "B0", "C2": "B2"}
+    found = [(v, v.replace(kind_of(v), pairs[kind_of(v)], 1)) for v in run.variants if is_semi(v)]
+    return [(one, other) for one, other in found if other in run.variants]
 
 
 def _fine_tuning(run: Run, differences: pd.DataFrame) -> list[str]:

@@ -75,6 +75,9 @@ CONTRASTS = (
     Contrast("B2", "B1", "fine-tuning"),
     Contrast("B2", "A", "the whole of B2 against A", descriptive=True),
     Contrast("C", "B0", "the unlabelled images in the classifier's training"),
+    Contrast("C2", "B2", "the unlabelled images in the classifier's training"),
+    Contrast("C2", "C", "pretraining, beside the unlabelled images"),
+    Contrast("C2", "B0", "pretraining and the unlabelled images", descriptive=True),
     Contrast("pretrained", "random", "pretraining a frozen encoder", probe=True),
     Contrast("pretrained", "pixels", "a pretrained encoder against raw pixels", probe=True),
 )
@@ -110,6 +113,11 @@ def _of_recipe(name: str, base: str, recipe: str, other: bool) -> list[Contrast]
         found.append(Contrast(name, "B0", f"{alone} ({recipe})", descriptive=other))
     if base == "C":
         found.append(Contrast(name, f"B0-{recipe}", "the unlabelled images in training"))
+    if base == "C2":
+        both = f"{alone} ({recipe}) and the unlabelled images"
+        found.append(Contrast(name, f"B2-{recipe}", "the unlabelled images in training"))
+        found.append(Contrast(name, "C", f"{alone} ({recipe}), beside them", descriptive=other))
+        found.append(Contrast(name, "B0", both, descriptive=True))
     if base == "pretrained":
         effect = f"{alone} ({recipe}), frozen"
         found.append(Contrast(name, base, common, probe=True))

@@ -10,8 +10,11 @@ KINDS = {
     "B1": "pretrained, frozen",
     "B2": "pretrained, fine-tuned",
     "C": "B0's network, also on unlabelled images",
+    "C2": "B2, also on unlabelled images",
 }
-PRETRAINED = ("B1", "B2")
+SEMI = ("C", "C2")
+"""The kinds whose classifiers are trained on the unlabelled images as well."""
+PRETRAINED = ("B1", "B2", "C2")
 """The kinds that start from a pretrained encoder."""
 COMMON = "encoder"
 """What the search calls the recipe of the section ``encoder``."""
@@ -32,6 +35,11 @@ def recipe_of(variant: str) -> str:
 def is_pretrained(variant: str) -> bool:
     """Whether it starts from a pretrained encoder."""
     return kind_of(variant) in PRETRAINED
+
+
+def is_semi(variant: str) -> bool:
+    """Whether its classifier is trained on the unlabelled images as well."""
+    return kind_of(variant) in SEMI
 
 
 def is_best(variant: str) -> bool:

@@ -1,4 +1,4 @@
-"""The classifiers of the study: A, a small network of its own; B0, B1, B2 and C on an encoder.
+"""The classifiers of the study: A, a small network of its own; the others on an encoder.
 
 Shapes: B images, H×W pixels, w = width, K classes, D features of an image. Maps are flattened in
 the order rows, columns, channels, which is their order in memory: no copy before the largest
@@ -19,8 +19,8 @@ from models.autoencoders import pool_and_rectify
 from models.normalisation import BatchNorm1d
 from models.registry import ARCHITECTURES, build_encoder
 
-VARIANTS = ("A", "B0", "B1", "B2", "C")
-PRETRAINED = ("B1", "B2")
+VARIANTS = ("A", "B0", "B1", "B2", "C", "C2")
+PRETRAINED = ("B1", "B2", "C2")
 CONV_STRIDE = 4  # A has two blocks
 HIDDEN_PER_CHANNEL = 2  # 512 hidden units on 256 channels, and for A on its width of 64
 
@@ -120,7 +120,7 @@ class ConvClassifier(nn.Module):
 
 
 class EncoderClassifier(nn.Module):
-    """Variants B0, B1, B2 and C: an encoder, flatten, a hidden layer with ReLU, classes.
+    """Variants B0, B1, B2, C and C2: an encoder, flatten, a hidden layer with ReLU, classes.
 
     An encoder that says that it is `pooled` has its maps averaged over the image instead, and a
     single layer on them. `head` may be trained alone on features computed once by
@@ -190,12 +190,12 @@ def build_classifier(
 
     Args:
         variant: ``A`` from scratch; ``B0`` the encoder's network from random weights; ``B1``
-            pretrained and frozen; ``B2`` pretrained and fine-tuned; ``C`` the same as B0, as it
-            differs in its training.
+            pretrained and frozen; ``B2`` pretrained and fine-tuned; ``C`` and ``C2`` the same as
+            B0 and B2, as they differ in their training.
         num_classes: K.
         image_size: H = W in pixels, a multiple of the encoder's stride (of 4 for A).
         width: channels of the first block.
-        encoder_state: the state dict of a pretrained encoder, for B1 and B2 only.
+        encoder_state: the state dict of a pretrained encoder, for B1, B2 and C2 only.
         normalise: whether B0, B1 and B2 normalise the encoder's features.
         architecture: the encoder's, one of `models.registry.ARCHITECTURES`.
         settings: other settings of the encoder; see `build_encoder`.

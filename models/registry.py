@@ -43,6 +43,7 @@ OBJECTIVES = {
     "denoising_variational": "models.objectives.variational:DenoisingVariational",
     "masked": "models.objectives.masked:Masked",
     "instance": "models.objectives.instance:Instance",
+    "species": "models.objectives.species:Species",
 }
 
 

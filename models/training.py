@@ -84,10 +84,10 @@ class _TrainedModule(L.LightningModule):
     callbacks find a whole row at the end of an epoch in ``trainer.callback_metrics``.
     """
 
-    def __init__(self, network: nn.Module, lr: float):
+    def __init__(self, network: nn.Module, lr: float, cosine: bool = False):
         super().__init__()
         self.network = network
-        self.lr = lr
+        self.lr, self.cosine = lr, cosine
         self._train_loss = _RunningMean()
 
     @property
@@ -106,6 +106,14 @@ class _TrainedModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._train_loss.reset()
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # No LRScheduler: it would have to know the number of steps before the epochs of a
+        # checkpoint are restored, and asking Lightning for it by then starts the first epoch.
+        if self.cosine:
+            steps = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = self.lr * warm_cosine((self.global_step + 0.5) / steps)
+
     def on_train_epoch_end(self) -> None:
         self._log_train_loss()
 
@@ -122,11 +130,12 @@ class PretrainingModule(_TrainedModule):
 
     Args:
         objective: see `models.objectives`.
-        lr: Adam's learning rate.
+        lr: Adam's learning rate, with ``cosine`` the greatest.
+        cosine: as of `ClassifierModule`.
     """
 
-    def __init__(self, objective: Objective, lr: float = 5e-4):
-        super().__init__(objective, lr)
+    def __init__(self, objective: Objective, lr: float = 5e-4, cosine: bool = False):
+        super().__init__(objective, lr, cosine)
         self.objective = objective
         self._valid_loss = _RunningMean()
 
@@ -144,10 +153,10 @@ class PretrainingModule(_TrainedModule):
         self._valid_loss.reset()
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        images = batch[0]
+        images, rows = batch
         with torch.random.fork_rng(_cuda_devices(images)):
             torch.manual_seed(batch_idx)
-            self._valid_loss.add(self.objective.valid_loss(images), len(images))
+            self._valid_loss.add(self.objective.valid_loss(images, rows), len(images))
 
     def on_validation_epoch_end(self) -> None:
         self._log_train_loss()
@@ -230,11 +239,11 @@ class ClassifierModule(_TrainedModule):
         weight_decay: float = 0.0,
         seed: int = 0,
     ):
-        super().__init__(network, lr)
+        super().__init__(network, lr, cosine)
         self._copy = copy.deepcopy(network) if decay else None
         self.average = MovingAverage(network, decay) if decay else None
         self.augment, self.view_size = augment, view_size
-        self.cosine, self.weight_decay = cosine, weight_decay
+        self.weight_decay = weight_decay
         self.seed, self._random = seed, torch.Generator()
         self.val_metrics = MetricCollection(_scores(num_classes, ("acc", "f1")), prefix="val_")
         self.test_metrics = MetricCollection(_scores(num_classes, tuple(SCORES)), prefix="test_")
@@ -269,14 +278,6 @@ class ClassifierModule(_TrainedModule):
         super().on_train_epoch_start()
         (state,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
         self._random.manual_seed(int(state))
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # No LRScheduler: it would have to know the number of steps before the epochs of a
-        # checkpoint are restored, and asking Lightning for it by then starts the first epoch.
-        if self.cosine:
-            steps = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
-            for group in self.trainer.optimizers[0].param_groups:
-                group["lr"] = self.lr * warm_cosine((self.global_step + 0.5) / steps)
 
     def on_train_batch_end(self, *step: Any) -> None:
         if self.average is not None:

@@ -34,6 +34,7 @@ VARIANTS = {
         Variant("B1", frozen=True),
         Variant("B2"),
         Variant("C", semi=True),
+        Variant("C2", semi=True),
     )
 }
 

@@ -23,6 +23,7 @@ from analysis.variants import (
     COMMON,
     is_best,
     is_pretrained,
+    is_semi,
     kind_of,
     recipe_of,
     with_recipe,
@@ -135,9 +136,9 @@ class Config(Section):
         return (self.value_of(key),) if domain is None else domain.extremes
 
     def space_of(self, variant: str) -> dict[str, Domain]:
-        """What else a variant's trials draw, in the order of the keys; `semi` is C's alone."""
+        """What else a variant's trials draw; what is `semi` is of C and C2 alone."""
         found = self.search.space.domains
-        return {k: d for k, d in found.items() if kind_of(variant) == "C" or k[:5] != "semi."}
+        return {k: d for k, d in found.items() if is_semi(variant) or k[:5] != "semi."}
 
     def recipe(self, variant: str) -> Encoder:
         """The settings of the encoder that a variant starts from: ``B2``, or ``B2-NAME``."""
@@ -184,7 +185,7 @@ class Config(Section):
             )
 
     def _require_space(self) -> None:
-        if self.search.space.semi != SemiSpace() and "C" not in map(kind_of, self.cells.variants):
+        if self.search.space.semi != SemiSpace() and not any(map(is_semi, self.cells.variants)):
             variants = ", ".join(self.cells.variants)
             raise ValueError(
                 f"search.space.semi: found with cells.variants {variants}, expected C among them"
@@ -217,29 +218,41 @@ class Config(Section):
         names |= {"A"} if "A" in self.cells.variants else set()
         of_control = {recipe.architecture for recipe in control}
         _require_multiple("data.image_size", self.data.image_size, names | of_control)
+        for name, recipe in self._named_encoders():
+            if recipe.view_size is not None:
+                _require_multiple(f"{name}.view_size", recipe.view_size, {recipe.architecture})
+                self._require_views(f"{name}.view_size", recipe.view_size, [recipe.architecture])
         view = self.training.view_size
         if view is not None:
             _require_multiple("training.view_size", view, names)
-            self._require_views(view, self.data.image_size, sorted(names))
+            self._require_views("training.view_size", view, sorted(names))
+            self._require_augmented(view)
 
-    def _require_views(self, view: int, size: int, architectures: Iterable[str]) -> None:
+    def _named_encoders(self) -> Iterator[tuple[str, Encoder]]:
+        yield "encoder", self.encoder
+        for name, recipe in self.encoders.items():
+            yield f"encoders.{name}", recipe
+
+    def _require_views(self, key: str, view: int, architectures: Iterable[str]) -> None:
+        """Views are at most as large as the images, and smaller where the network takes both."""
+        size = self.data.image_size
         if view > size:
-            raise ValueError(
-                f"training.view_size: found {view}, expected at most data.image_size = {size}"
-            )
-        if self.training.augment == "none" and set(self.cells.variants) != {"C"}:
-            raise ValueError(
-                f"training.view_size: found {view} with training.augment none, which makes no "
-                "views; expected light or strong"
-            )
+            raise ValueError(f"{key}: found {view}, expected at most data.image_size = {size}")
         fixed = [
             n for n in architectures if n not in ARCHITECTURES or not ARCHITECTURES[n].any_size
         ]
         if fixed and view < size:
             able = ", ".join(n for n, a in ARCHITECTURES.items() if a.any_size)
             raise ValueError(
-                f"training.view_size: found {view} with {fixed[0]}, which takes images of one "
+                f"{key}: found {view} with {fixed[0]}, which takes images of one "
                 f"size, {size}; expected encoders of {able} alone"
+            )
+
+    def _require_augmented(self, view: int) -> None:
+        if self.training.augment == "none" and not all(map(is_semi, self.cells.variants)):
+            raise ValueError(
+                f"training.view_size: found {view} with training.augment none, which makes no "
+                "views; expected light or strong"
             )
 
     def _require_unlabelled(self, variant: str) -> None:

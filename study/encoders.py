@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 
 from analysis.variants import recipe_of
+from data.invented import VERSION, draw_species
 from data.sealing import digest, seal_json, unseal_json
 from data.storage import InputError, Location
 from study.cells import Cell
+from study.feature_cache import kept
 from study.material import Material
 from study.records import Row
 from study.sections import Encoder
 from study.seeds import seed_for
+
+NEWER = ("drawn", "schedule", "view_size")  # settings that older studies do not have
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class EncoderPlan:
         key: names its files under ``encoders/``.
         name: of its recipe; None: the section ``encoder``.
         recipe: how it is built and trained.
-        rows: indices of the images it is trained on; never one of valid or test.
+        rows: indices of the images it is trained on; never one of valid or test, and none where
+            it is trained on drawn ones.
         seed: of its weights and batches.
         repeat: the repeat of the final evaluation that it belongs to; None: the search's.
     """
@@ -43,6 +48,11 @@ class EncoderPlan:
     rows: tuple[int, ...]
     seed: int
     repeat: int | None
+
+    @property
+    def images(self) -> int:
+        """How many images it is trained on."""
+        return len(self.rows) or self.recipe.drawn.train
 
     def weights(self, run: Location) -> Location:
         return run / "encoders" / f"{self.key}.safetensors"
@@ -64,21 +74,36 @@ def plan_encoder(material: Material, cell: Cell, repeat: int | None) -> EncoderP
     settings = material.config.recipe(cell.variant)
     if settings.shared:
         repeat = None
-    rows = material.rows("train")
-    if settings.pretrain_on == "unlabelled":
-        rows = np.setdiff1d(rows, material.labelled(cell.label_ratio, repeat))
+    rows = _rows(material, settings, cell, repeat)
     seed = seed_for(material.config.seed, "encoder", repeat)
     images = material.images
-    described = settings.model_dump(exclude={"per_repeat", "normalise"}) | {
-        "image_size": images.image_size,
-        "seed": seed,
-        "files": [images.files[row] for row in rows],
-        "fingerprint": images.fingerprint,
-    }
+    described = _described(settings) | {"image_size": images.image_size, "seed": seed}
+    if settings.pretrain_on == "drawn":
+        described["version"] = VERSION
+    else:
+        files = [images.files[row] for row in rows]
+        described |= {"files": files, "fingerprint": images.fingerprint}
     text = json.dumps(described, sort_keys=True)
     key = f"{_short_name(settings)}-{hashlib.blake2b(text.encode(), digest_size=5).hexdigest()}"
     name = recipe_of(cell.variant) or None
     return EncoderPlan(key, name, settings, tuple(int(row) for row in rows), seed, repeat)
+
+
+def _rows(material: Material, settings: Encoder, cell: Cell, repeat: int | None) -> np.ndarray:
+    if settings.pretrain_on == "drawn":
+        return np.empty(0, np.int64)
+    rows = material.rows("train")
+    if settings.pretrain_on == "unlabelled":
+        rows = np.setdiff1d(rows, material.labelled(cell.label_ratio, repeat))
+    return rows
+
+
+def _described(settings: Encoder) -> dict[str, Any]:
+    """What an encoder's key is made of; newer settings only where they are not as they were."""
+    dumped, plain = settings.model_dump(), Encoder().model_dump()
+    for name in ("per_repeat", "normalise", *(n for n in NEWER if dumped[n] == plain[n])):
+        del dumped[name]
+    return dumped
 
 
 def _short_name(settings: Encoder) -> str:
@@ -149,7 +174,7 @@ def new_objective(material: Material, plan: EncoderPlan) -> Any:
 
     settings = encoder_settings(plan.recipe, material.images.image_size)
     encoder = build_encoder(**settings)
-    return build_objective(**settings, encoder=encoder, images=len(plan.rows))
+    return build_objective(**settings, encoder=encoder, images=plan.images)
 
 
 def encoder_settings(recipe: Encoder, image_size: int) -> dict[str, Any]:
@@ -179,7 +204,7 @@ def pretrain(material: Material, plan: EncoderPlan) -> dict[str, Any]:
         "recipe": plan.name,
         "architecture": plan.recipe.architecture,
         "objective": plan.recipe.objective,
-        "images": len(plan.rows),
+        "images": plan.images,
         "epochs": len(epochs),
         "best_epoch": best["epoch"],
         "loss": best["valid_loss"],
@@ -205,13 +230,12 @@ def _train(material: Material, plan: EncoderPlan, checkpoint: Any) -> tuple[Any,
     device = use_device(material.config)
     torch.manual_seed(plan.seed)
     objective = new_objective(material, plan)
-    rows = np.zeros(len(material.images.labels), np.int64)
-    rows[list(plan.rows)] = np.arange(len(plan.rows))
+    pixels, rows, train, valid = _images(material, plan)
     data = ButterflyDataModule(
-        material.images.pixels,
+        pixels,
         rows,
-        train=np.array(plan.rows),
-        valid=material.rows("valid"),
+        train=train,
+        valid=valid,
         batch_size=settings.batch_size,
         seed=plan.seed,
         device=device,
@@ -219,7 +243,7 @@ def _train(material: Material, plan: EncoderPlan, checkpoint: Any) -> tuple[Any,
     metrics = ("train_loss", "valid_loss")
     ends = EpochEnd("valid_loss", metrics, lambda row: None, keep=True, checkpoint=checkpoint)
     fit(
-        PretrainingModule(objective, settings.lr),
+        PretrainingModule(objective, settings.lr, settings.schedule == "cosine"),
         data,
         ends,
         max_epochs=settings.epochs,
@@ -227,6 +251,21 @@ def _train(material: Material, plan: EncoderPlan, checkpoint: Any) -> tuple[Any,
         device=device,
     )
     return objective, ends.restore_best(objective), ends.rows
+
+
+def _images(material: Material, plan: EncoderPlan) -> tuple[np.ndarray, ...]:
+    """Pixels, what an objective is told of which image, and indices of train and valid."""
+    if not plan.rows:
+        drawn, size = plan.recipe.drawn, material.images.image_size
+        name = f"drawn-{VERSION}-{drawn.species}x{drawn.each}-{size}px-{plan.seed}.npy"
+        pixels = kept(name, lambda: draw_species(drawn.species, drawn.each, size, plan.seed))
+        rows = np.arange(len(pixels))
+        is_valid = rows % drawn.each >= drawn.each - drawn.valid
+        return pixels, rows, rows[~is_valid], rows[is_valid]
+    pixels, train = material.images.pixels, np.array(plan.rows)
+    rows = np.zeros(len(pixels), np.int64)
+    rows[train] = np.arange(len(train))
+    return pixels, rows, train, material.rows("valid")
 
 
 def _write_weights(run: Location, plan: EncoderPlan, objective: Any) -> dict[str, str]:

@@ -56,7 +56,7 @@ def require_unlabelled(config: Config, images: int, labelled: Callable[[int], in
     """
     for cell in all_trained_cells(config):
         recipe, ratio = config.recipe(cell.variant), cell.label_ratio
-        if not cell.kind.pretrained or recipe.pretrain_on == "all":
+        if not cell.kind.pretrained or recipe.pretrain_on != "unlabelled":
             continue
         if labelled(ratio) >= images:
             raise InputError(
@@ -238,6 +238,10 @@ def _disk(config: Config, counts: Counts) -> float:
     size = config.data.image_size
     images = sum(counts.train) + counts.valid + counts.test
     packed = 2 * images * size * size * 3  # under OUT, and this node's copy
+    pretrained = [cell for cell in all_trained_cells(config) if cell.kind.pretrained]
+    recipes = {config.recipe(cell.variant) for cell in pretrained}
+    drawn = [r.drawn.species * r.drawn.each for r in recipes if r.pretrain_on == "drawn"]
+    packed += sum(drawn) * size * size * 3
     models = len(cells_of(config)) * parameters_of_a(config) * 4
     checkpoints = (os.cpu_count() or 1) * parameters_of_a(config) * 12
     return packed + models + checkpoints + _features(config, images) + 50 * MIB

@@ -148,6 +148,23 @@ class Cells(Section):
         return self
 
 
+class Drawn(Section):
+    """What there is to learn from where ``pretrain_on`` is drawn: see `data.invented`."""
+
+    species: int = Field(600, ge=2)
+    each: int = Field(40, ge=2)  # images
+
+    @property
+    def valid(self) -> int:
+        """Of each species, the images for validation: one in twenty, and at least one."""
+        return max(1, self.each // 20)
+
+    @property
+    def train(self) -> int:
+        """Images for training, of all species."""
+        return self.species * (self.each - self.valid)
+
+
 class Encoder(Section):
     architecture: Annotated[str, _one_of(ARCHITECTURES)] = "unet"
     objective: Annotated[str, _one_of(OBJECTIVES)] = "reconstruction"
@@ -158,11 +175,14 @@ class Encoder(Section):
     pepper: Share = 0.1
     kl_warmup: Share = 0.2  # of the epochs, until a variational objective's KL counts in full
     hidden: Annotated[float, Field(gt=0, lt=1)] = 0.6  # share of patches, where some are masked
-    pretrain_on: Literal["all", "unlabelled"] = "all"
+    pretrain_on: Literal["all", "unlabelled", "drawn"] = "all"
+    drawn: Drawn = Drawn()
     epochs: int = Field(30, ge=1)
     patience: int = Field(7, ge=1)
     batch_size: int = Field(64, ge=1)
     lr: Positive = 5.0e-4
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate, over its epochs
+    view_size: Annotated[int, Field(ge=16)] | None = None  # pixels, of objectives that show views
     normalise: bool = False  # its features, before the classifier of B0, B1 and B2
     per_repeat: bool = True  # False: repeats share the search's encoder, if on the same images
 
@@ -173,13 +193,22 @@ class Encoder(Section):
             raise ValueError(f"pepper: {found}, expected at most 1 together")
         return self
 
+    @model_validator(mode="after")
+    def _species_are_known(self) -> Encoder:
+        if self.objective == "species" and self.pretrain_on != "drawn":
+            raise ValueError(
+                f"pretrain_on: found {self.pretrain_on} with objective species, which needs the "
+                "species of each image; expected drawn"
+            )
+        return self
+
     @property
     def shared(self) -> bool:
         """Whether all repeats start from the search's encoder.
 
         Each labels other images, so what is unlabelled in the search is not so in a repeat.
         """
-        return not self.per_repeat and self.pretrain_on == "all"
+        return not self.per_repeat and self.pretrain_on != "unlabelled"
 
 
 class Training(Section):

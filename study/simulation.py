@@ -264,8 +264,11 @@ class Simulation:
 
     def _images(self, cell: Cell) -> int:
         """Images that the cell's encoder is pretrained on."""
-        counts, every = self.curves.counts, self.config.recipe(cell.variant).pretrain_on == "all"
-        return sum(counts.train) - (0 if every else counts.labelled(cell.label_ratio))
+        counts, recipe = self.curves.counts, self.config.recipe(cell.variant)
+        if recipe.pretrain_on == "drawn":
+            return recipe.drawn.train
+        unlabelled = recipe.pretrain_on == "unlabelled"
+        return sum(counts.train) - (counts.labelled(cell.label_ratio) if unlabelled else 0)
 
     def _fill_encoders(self) -> None:
         while self._encoders and self._free and self._pretraining < max(1, self.slots - 1):

@@ -45,7 +45,7 @@ WRONG = [
     ("search=3", "search", "found 3", "expected"),
     ("search=null", "search", "found None", "expected"),
     ("encoder.lr=0", "encoder.lr", "found 0", "expected greater than 0"),
-    ("cells.variants=[A, D]", "cells.variants.1", "found 'D'", "'B0', 'B1', 'B2' or 'C'"),
+    ("cells.variants=[A, D]", "cells.variants.1", "found 'D'", "'B2', 'C' or 'C2'"),
     (
         "cells.variants=[B2-x]",
         "cells.variants",

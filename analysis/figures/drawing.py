@@ -30,6 +30,7 @@ VARIANT_STYLE = {
     "B1": (GREEN, "D"),
     "B2": (BLUE, "o"),
     "C": (RED, "v"),
+    "C2": ("#7b5fa8", "*"),
 }
 # For the recipes of encoders, near a variant's own colour. All have a contrast of 3 : 1 on the
 # page, in light and in dark (WCAG 2.2, 1.4.11), which leaves little room for lighter and darker.
@@ -38,6 +39,7 @@ RECIPE_COLOURS = {
     "B1": ("#197502", "#779f13", "#1f857c", "#339122", "#708037", "#437048", "#869760"),
     "B2": ("#a07ff5", "#4087ee", "#a353ba", "#5799b6", "#6556c8", "#7a5b89", "#a17dac"),
     "C": ("#cf5291", "#b13e06", "#ee656e", "#8c556e", "#a66d59", "#b7325b", "#bc819a"),
+    "C2": ("#8f58c0", "#8462d8", "#9a6a9c", "#73659f", "#b05ad0", "#8a6ab8", "#7d68c4"),
 }
 RECIPE_MARKERS = ("P", "X", "v", "<", ">", "*")
 SPECIES_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)

@@ -29,10 +29,16 @@ class Objective(nn.Module):
 
         Args:
             images: ``(B, 3, H, W)`` in [-1, 1].
-            rows: ``(B,)`` int64, which of the training images they are, from 0.
+            rows: ``(B,)`` int64, which of the training images they are, from 0; of drawn ones,
+                which of all that were drawn.
         """
         raise NotImplementedError
 
-    def valid_loss(self, images: Tensor) -> Tensor:
-        """The loss of images that were not trained on, in evaluation mode."""
+    def valid_loss(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The loss of images that were not trained on, in evaluation mode.
+
+        Args:
+            images: as of `loss`.
+            rows: of drawn images, which of all that were drawn; else without meaning.
+        """
         raise NotImplementedError

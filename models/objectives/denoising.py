@@ -31,5 +31,5 @@ class Denoising(Reconstruction):
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
         return self.valid_loss(images)
 
-    def valid_loss(self, images: Tensor) -> Tensor:
+    def valid_loss(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         return self.error(salt_and_pepper(images, self.salt, self.pepper), images)

@@ -47,17 +47,24 @@ class Instance(Objective):
         encoder: see `Objective`.
         images: N, how many training images there are.
         temperature: what cosines are divided by, the paper's τ; over 0.
+        view_size: pixels a side of the views; None: the images' own size.
 
     Raises:
         ValueError: an argument out of its range.
     """
 
-    def __init__(self, encoder: nn.Module, images: int, temperature: float = 0.1):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        images: int,
+        temperature: float = 0.1,
+        view_size: int | None = None,
+    ):
         super().__init__()
         if images < 1 or not temperature > 0.0:
             raise ValueError(f"images {images}, temperature {temperature}: expected more than 0")
         self.encoder = encoder
-        self.count, self.temperature = images, temperature
+        self.count, self.temperature, self.view_size = images, temperature, view_size
         channels: int = encoder.channels  # type: ignore[assignment]
         self.hidden = nn.Linear(channels, HIDDEN, bias=False)
         self.norm = BatchNorm1d(HIDDEN)
@@ -84,10 +91,10 @@ class Instance(Objective):
         low, high = torch.stack(rows.aminmax()).tolist()
         if low < 0 or high >= self.count:
             raise ValueError(f"rows {low} to {high}: expected 0 to {self.count - 1}")
-        views, targets = self.cutmix(changed(images), rows)
+        views, targets = self.cutmix(changed(images, self.view_size), rows)
         return F.cross_entropy(self.logits(views), targets, label_smoothing=SMOOTHING)
 
-    def valid_loss(self, images: Tensor) -> Tensor:
+    def valid_loss(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         """How well two views of an image find each other among those of the batch.
 
         Images that were not trained on have no prototype, so the training loss has no held-out
@@ -97,13 +104,13 @@ class Instance(Objective):
         help. Nats, log B at chance: comparable between epochs, whose batches are the same, not
         between batch sizes. Of a single image it is 0.
         """
-        first, second = self(changed(images.repeat(2, 1, 1, 1))).chunk(2)
+        first, second = self(changed(images.repeat(2, 1, 1, 1), self.view_size)).chunk(2)
         logits = (first @ second.T).float() / self.temperature
         own = torch.arange(len(images), device=images.device)
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def changed(images: Tensor) -> Tensor:
+def changed(images: Tensor, size: int | None = None) -> Tensor:
     """A strongly changed view of each, ``(B, 3, H, W)``, by torch's own generator of the CPU."""
     seed = int(torch.randint(2**63 - 1, (1,)))
-    return VIEWS(images, torch.Generator().manual_seed(seed))
+    return VIEWS(images, torch.Generator().manual_seed(seed), size)

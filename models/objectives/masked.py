@@ -34,7 +34,7 @@ class Masked(Reconstruction):
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
         return self.valid_loss(images)
 
-    def valid_loss(self, images: Tensor) -> Tensor:
+    def valid_loss(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         mask = self.draw_mask(images)
         given = self(images.masked_fill(mask, GREY)).float()
         hidden = mask.expand_as(given)

@@ -38,7 +38,7 @@ class Reconstruction(Objective):
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
         return self.error(images, images)
 
-    def valid_loss(self, images: Tensor) -> Tensor:
+    def valid_loss(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         return self.error(images, images)
 
     def error(self, shown: Tensor, wanted: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class Variational(Objective):
         likelihood, divergence = self.evidence(self.shown(images), images)
         return (self.kl_weight * divergence - likelihood).mean()
 
-    def valid_loss(self, images: Tensor) -> Tensor:
+    def valid_loss(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         likelihood, divergence = self.evidence(self.shown(images), images)
         return (divergence - likelihood).mean()
 
