@@ -12,10 +12,11 @@ from analysis.contrasts import (
     PRETRAINING,
     by_recipe,
     of_other_encoders,
+    with_and_without,
 )
 from analysis.load import Run
 from analysis.sentences import more_labels, statement
-from analysis.variants import COMMON, cell_name, is_best, is_semi, kind_of, recipe_of
+from analysis.variants import COMMON, cell_name, is_best, kind_of, recipe_of
 from analysis.verdicts import HIGHER, LOWER
 from analysis.wording import (
     besides,
@@ -110,14 +111,9 @@ def _unlabelled(run: Run, differences: pd.DataFrame, power: pd.DataFrame | None)
             f"Learning from the unlabelled images besides ({one} − {other})",
             power,
         )
-        for one, other in _with_and_without(run)
+        for one, other in with_and_without(run)
+        if other in run.variants
     ]
-
-
-def _with_and_without(run: Run) -> list[tuple[str, str]]:
-    pairs = {"C": "B0", "C2": "B2"}
-    found = [(v, v.replace(kind_of(v), pairs[kind_of(v)], 1)) for v in run.variants if is_semi(v)]
-    return [(one, other) for one, other in found if other in run.variants]
 
 
 def _fine_tuning(run: Run, differences: pd.DataFrame) -> list[str]:

@@ -26,14 +26,22 @@ from analysis.statistics import (
     holm,
     pair,
 )
-from analysis.variants import PRETRAINED, cell_name, is_best, kind_of, recipe_of, variant_of
+from analysis.variants import (
+    PRETRAINED,
+    cell_name,
+    is_best,
+    is_semi,
+    kind_of,
+    recipe_of,
+    variant_of,
+)
 from analysis.verdicts import verdict
 
 MOST_ROWS = 40
 """For this many differences that are adjusted together, `DRAWS` draws are enough."""
 PROBE = "probe: "
 """The prefix of the names of contrasts between probes."""
-PRETRAINING, FINE_TUNING, UNLABELLED = "B2−B0", "B2−B1", "C−B0"
+PRETRAINING, FINE_TUNING = "B2−B0", "B2−B1"
 """The names of the contrasts that the answer is about."""
 
 
@@ -143,6 +151,13 @@ def by_recipe(run: Run) -> list[tuple[str, str]]:
         elif "B0" in run.variants and recipe not in run.other_networks:
             found.append((recipe, f"{variant}−B0"))
     return found
+
+
+def with_and_without(run: Run) -> list[tuple[str, str]]:
+    """Each variant that is trained on the unlabelled images as well, and the same without them."""
+    without = {"C": "B0", "C2": "B2"}
+    semi = [(variant, kind_of(variant)) for variant in run.variants if is_semi(variant)]
+    return [(variant, without[kind] + variant.removeprefix(kind)) for variant, kind in semi]
 
 
 def of_other_encoders(differences: pd.DataFrame) -> pd.DataFrame:

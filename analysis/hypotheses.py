@@ -14,12 +14,12 @@ from analysis.contrasts import (
     FINE_TUNING,
     PRETRAINING,
     PROBE,
-    UNLABELLED,
     Pairs,
     by_recipe,
     change_with_labels,
     of_other_encoders,
     sides,
+    with_and_without,
 )
 from analysis.load import Run
 from analysis.sentences import reply
@@ -35,8 +35,8 @@ _QUESTIONS = {
     FROZEN: "Is a pretrained frozen encoder worth more than an untrained one, to a linear probe?",
     PIXELS: "Are a pretrained encoder's features worth more than raw pixels, to a linear probe?",
     FINE_TUNING: "Does fine-tuning the encoder beat freezing it?",
-    UNLABELLED: "Does it help to train the classifier on the unlabelled images as well?",
 }
+_UNLABELLED = "Does it help to train the classifier on the unlabelled images as well?"
 _FEW = "Is pretraining worth more where labels are fewer?"
 
 Row = tuple[str, str, str, str]
@@ -54,8 +54,6 @@ def hypotheses(
     """
     rows: list[Row] = []
     for contrast, question, recipe in _questions(run):
-        if contrast == UNLABELLED and "C" not in run.variants:
-            continue  # an addition to the paper's variants
         of_contrast = differences[differences["contrast"] == contrast]
         found = (NOT_ASKED, _not_asked(run, contrast))
         if len(of_contrast):
@@ -70,7 +68,7 @@ def hypotheses(
 
 def _questions(run: Run) -> Iterator[tuple[str, str, str]]:
     """Contrast, question and recipe of each of `_QUESTIONS`; once for each recipe, if only
-    encoders with a recipe are fine-tuned.
+    encoders with a recipe are fine-tuned; and what they are about, if not of the plain ones.
     """
     recipes = by_recipe(run)
     for contrast, question in _QUESTIONS.items():
@@ -80,6 +78,8 @@ def _questions(run: Run) -> Iterator[tuple[str, str, str]]:
             yield name, question, recipe
         if not own:
             yield contrast, question, ""
+    for one, other in with_and_without(run):  # an addition to the paper's variants
+        yield f"{one}−{other}", _UNLABELLED, "" if one == "C" else one
 
 
 def _about(question: str, recipe: str) -> str:

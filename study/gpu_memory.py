@@ -127,5 +127,8 @@ def _features(network: Any) -> int:
 
 def _data(material: Material, features: int) -> float:
     """Bytes of the images on the device, or of a frozen encoder's features of them."""
-    size = material.config.data.image_size
-    return float(len(material.images.files) * max(3 * size * size, 4 * features))  # float32
+    config, size = material.config, material.config.data.image_size
+    recipes = [config.recipe(cell.variant) for cell in all_trained_cells(config)]
+    drawn = [r.drawn.species * r.drawn.each for r in recipes if r.pretrain_on == "drawn"]
+    images = max([len(material.images.files), *drawn])
+    return float(images * max(3 * size * size, 4 * features))  # float32
