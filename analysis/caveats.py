@@ -10,7 +10,7 @@ from analysis.wording import counted
 
 def caveats(run: Run) -> list[str]:
     """One sentence each, the gravest last; none for a study that ended as it should."""
-    return [*_unfinished(run), *_failed(run), *_out_of_time(run), *_leaks(run)]
+    return [*_unfinished(run), *_failed(run), *_out_of_time(run), *_same_hand(run), *_leaks(run)]
 
 
 def _unfinished(run: Run) -> Iterator[str]:
@@ -32,6 +32,15 @@ def _out_of_time(run: Run) -> Iterator[str]:
             f"The search was ended by search.max_seconds ({search['max_seconds']:g} s): "
             f"{len(run.trials):,} of {counted(wanted, 'trial')} began, and the clock cut {cut:,} "
             "of those short. What it chose may not be the best."
+        )
+
+
+def _same_hand(run: Run) -> Iterator[str]:
+    drawn = {run.recipe(variant).get("pretrain_on") for variant in run.pretrained_as}
+    if run.config.get("data", {}).get("root") is None and "drawn" in drawn:
+        yield (
+            "The images of this study are drawn by the program that drew those of the pretraining: "
+            "on photographs such an encoder is worth less."
         )
 
 

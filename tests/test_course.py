@@ -119,3 +119,13 @@ def test_busy_adds_up_to_all_the_work() -> None:
     edges = np.linspace(start.min(), table["end"].max(), 38)
     total = (busy(table, edges)["search"] * np.diff(edges)).sum()
     assert total == pytest.approx((table["end"] - table["start"]).sum(), rel=1e-6)
+
+
+def test_drawn_images_flatter_an_encoder_of_drawn_images(tmp_path: Path) -> None:
+    run = load(write_run(tmp_path / "run", trials=1, ratios=(100,)))
+    before = caveats(run)
+    run.config["encoder"]["pretrain_on"] = "drawn"
+    run.config["data"]["root"] = "/photographs"
+    assert caveats(run) == before
+    run.config["data"]["root"] = None
+    assert "drawn by the program that drew those of the pretraining" in caveats(run)[-1]
