@@ -181,6 +181,32 @@ def test_long_names_are_whole_and_no_two_labels_of_an_axis_the_same(
     assert len(set(labels)) == len(labels) > 3
 
 
+def test_what_else_is_searched_has_columns_and_axes(open_page: Open, tmp_path: Path) -> None:
+    shape: dict[str, Any] = {"ratios": (10,), "trials": 3, "repeats": 0, "encoders": 0}
+    folder = write_run(tmp_path / "run", variants=("B0",), **shape)
+    trials = pd.read_parquet(folder / "trials.parquet")
+    drawn = [{"training.augment": ("light", "strong")[i % 2]} for i in range(len(trials))]
+    for i, one in enumerate(drawn):
+        one["training.weight_decay"] = 10.0 ** -(i + 1)
+    trials["settings"] = [json.dumps(one) for one in drawn]
+    trials.to_parquet(folder / "trials.parquet", index=False)
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    space = {"augment": {"choice": ["light", "strong"]}, "weight_decay": {"loguniform": [1e-9, 1]}}
+    study["config"]["search"]["space"] = {"training": space, "semi": {}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    write_report(folder)
+    page = open_page(folder)
+    section = chart(page, "trials")
+    assert set(column(page, "'training.augment'")) == {"light", "strong"}
+    section.get_by_role("button", name="Weight decay").click()
+    assert section.locator(".tabulator-row").first.inner_text().startswith("3")
+    section.get_by_role("button", name="Parallel").click()
+    plot = "echarts.getInstanceByDom(document.querySelector('[data-chart=trials] .plot'))"
+    axes = page.evaluate(f"{plot}.getOption().parallelAxis.map(each => [each.name, each.type])")
+    assert ["augment", "category"] in axes
+    assert ["weight decay", "log"] in axes
+
+
 def test_pointing_at_the_map_shows_the_image_and_its_species(open_page: Open, run: Any) -> None:
     page = open_page()
     chart(page, "latents")

@@ -5,7 +5,8 @@ Species and files are referred to by their index in a list, so that each name is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from analysis.load import Run
 from analysis.sections.thumbnails import MOST, SIZE, Thumbnails
 from analysis.statistics import METRICS, interval_columns
 from analysis.tables import with_results
-from analysis.variants import title
-from analysis.wording import besides, metric_name
+from analysis.variants import COMMON, is_best, title
+from analysis.wording import metric_name
 
 Data = dict[str, Any]
 
@@ -59,13 +60,46 @@ def trials(run: Run) -> Data:
     for name in ("val_f1", "val_acc", "val_loss", "seconds"):
         columns[name] = _numbers(ranked[name].astype(float).round(4))
     columns["chosen"] = [trial in chosen for trial in columns["trial_id"]]
-    columns["besides"] = [besides(row) for row in ranked.to_dict("records")]
+    others = _searched(run)
+    settings = [json.loads(text) if isinstance(text, str) else {} for text in ranked["settings"]]
+    recipes = [name if isinstance(name, str) else None for name in ranked["recipe"]]
+    for each in others:
+        name = each["name"]
+        columns[name] = recipes if name == "recipe" else [_drawn(one, each) for one in settings]
     columns["error"] = [first_line(error) for error in ranked["error"]]
     cells = [{"cell": c, "variant": v, "ratio": r} for c, v, r in run.cells]
     names: Data = {"metric": run.metric, "metric_name": metric_name(run.metric)}
-    names["besides"] = run.searches_more
+    names["searched"] = others
     styles = [_style(variant, run.variants) for variant in run.variants]
     return {"columns": columns, "cells": cells, "variants": styles, **names}
+
+
+def _searched(run: Run) -> list[Data]:
+    """What is searched beside lr: its name in the columns and on the page, and its levels, or
+    whether its numbers are searched by their logarithm.
+    """
+    found: list[Data] = []
+    if any(map(is_best, run.variants)):
+        levels = [COMMON, *run.config["encoders"]]
+        found.append({"name": "recipe", "title": "recipe", "levels": levels})
+    for section, keys in (run.config["search"].get("space") or {}).items():
+        for key, domain in keys.items():
+            levels = [_word(value) for value in domain.get("choice") or ()]
+            own = {"levels": levels} if levels else {"log": "loguniform" in domain}
+            found.append({"name": f"{section}.{key}", "title": key.replace("_", " "), **own})
+    return found
+
+
+def _drawn(settings: Mapping[str, Any], searched: Data) -> object:
+    """What a trial drew: a number, a level in words, or None where its variant has no such key."""
+    if searched["name"] not in settings:
+        return None
+    value = settings[searched["name"]]
+    return _word(value) if "levels" in searched else value
+
+
+def _word(value: object) -> str:
+    return "none" if value is None else str(value).lower()
 
 
 def latent_map(points: pd.DataFrame, thumbnails: Thumbnails, first: str) -> Data:

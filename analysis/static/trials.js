@@ -27,10 +27,13 @@ page.charts.trials = (element, data) => {
       const row = { id: trial_id, rank: i + 1, variant: of[columns.cell[i]]?.variant, ratio: of[columns.cell[i]]?.ratio };
       for (const name of Object.keys(columns)) row[name] = columns[name][i];
       row.state = row.state.toLowerCase();
-      row.text = `${trial_id} ${row.cell} ${row.state} ${row.chosen ? "chosen" : ""} ${row.besides} ${row.error}`.toLowerCase();
+      row.text = `${trial_id} ${row.cell} ${row.state} ${row.chosen ? "chosen" : ""} ${data.searched.map(each => row[each.name] ?? "").join(" ")} ${row.error}`.toLowerCase();
       return row;
     });
   }
+
+  const capital = text => text[0].toUpperCase() + text.slice(1);
+  const short = value => value == null ? "–" : Math.abs(value) < 0.01 && value !== 0 ? value.toExponential(1).replace("-", "−") : String(Number(value.toPrecision(3)));
 
   const passes = row =>
     !hidden.has(row.variant) && (!shown.cell || row.cell === shown.cell) &&
@@ -68,16 +71,18 @@ page.charts.trials = (element, data) => {
   const pen = document.createElement("canvas").getContext("2d");
   pen.font = `14px ${getComputedStyle(board).fontFamily}`;
   const wide = (least, more) => Math.max(least, ...data.cells.map(each => 18 + Math.ceil(pen.measureText(each.cell + more).width)));
+  const titled = each => Math.max(90, 46 + Math.ceil(pen.measureText(each.title).width));
   const table = new Tabulator(board, {
-    data: [], index: "id", height: "27rem", rowHeight: 31, layout: "fitColumns", placeholder: "No trial is like that.",
+    data: [], index: "id", nestedFieldSeparator: false, height: "27rem", rowHeight: 31, layout: "fitColumns", placeholder: "No trial is like that.",
     selectableRows: 1, columnDefaults: { resizable: false }, initialSort: [{ column: "rank", dir: "asc" }],
     columns: [
       column("#", "rank", 62, right),
       column("Trial", "id", wide(108, "-000"), {}),
       column("Cell", "cell", wide(82, ""), {}),
-      ...(data.besides ? [column("Besides lr", "besides", 150, { widthGrow: 2, formatter: cell => page.make("span", { title: cell.getValue() }, cell.getValue()) })] : []),
+      ...data.searched.filter(each => each.levels).map(each => column(capital(each.title), each.name, titled(each), {})),
       column("State", "state", 96, { formatter: cell => page.make("span", {}, cell.getData().chosen ? "★ chosen" : cell.getValue()) }),
       column("lr", "lr", 84, { ...right, formatter: cell => cell.getValue() == null ? "–" : cell.getValue().toExponential(1).replace("-", "−") }),
+      ...data.searched.filter(each => !each.levels).map(each => column(capital(each.title), each.name, titled(each), { ...right, formatter: cell => short(cell.getValue()) })),
       column("F1", "val_f1", 80, { ...right, formatter: digits(4) }),
       column("Accuracy", "val_acc", 108, { ...right, formatter: digits(4) }),
       column("Loss", "val_loss", 82, { ...right, formatter: digits(4) }),
@@ -110,7 +115,7 @@ page.charts.trials = (element, data) => {
     if (!row) return "";
     const line = (name, value) => page.make("tr", {}, page.make("td", { class: "t soft" }, name), page.make("td", {}, value));
     return page.make("div", { class: "tip" }, page.make("b", {}, row.id), page.make("table", {},
-      ...(row.besides ? [line("besides", row.besides)] : []), line("state", row.chosen ? "chosen" : row.state), line("lr", row.lr?.toExponential(2).replace("-", "−") ?? "–"),
+      ...data.searched.filter(each => row[each.name] != null).map(each => line(each.title, each.levels ? row[each.name] : short(row[each.name]))), line("state", row.chosen ? "chosen" : row.state), line("lr", row.lr?.toExponential(2).replace("-", "−") ?? "–"),
       line("F1", page.number(row.val_f1, 4)), line("accuracy", page.number(row.val_acc, 4)), line("loss", page.number(row.val_loss, 4)),
       line("epochs", row.epochs == null ? "–" : `${row.epochs} (best ${row.best_epoch ?? "–"})`)));
   }
@@ -154,7 +159,8 @@ page.charts.trials = (element, data) => {
     };
   }
 
-  const parallelNames = ["cell", "lr", "epochs", "seconds", "val_f1", "val_acc", "val_loss"];
+  const searched = Object.fromEntries(data.searched.map(each => [each.name, each]));
+  const parallelNames = ["cell", "lr", ...Object.keys(searched), "epochs", "seconds", "val_f1", "val_acc", "val_loss"];
   let inParallel = [];
 
   function parallel() {
@@ -167,14 +173,17 @@ page.charts.trials = (element, data) => {
       areaSelectStyle: { width: 16, borderColor: ink, color: ink, opacity: 0.15 },
     };
     const titles = { cell: "cell", lr: "lr", epochs: "epochs", seconds: "seconds", val_f1: "F1", val_acc: "accuracy", val_loss: "loss" };
+    for (const each of data.searched) titles[each.name] = each.title;
+    const levels = name => name === "cell" ? data.cells.map(each => each.cell) : searched[name]?.levels;
+    const byLog = name => name === "lr" || searched[name]?.log;
     note.textContent = "Drag along an axis to keep the trials within; a click on the axis lets them go. The table below follows.";
     return {
       parallel: { left: 74, right: 46, top: 34, bottom: 24 },
       parallelAxis: parallelNames.map((name, dim) => ({
         dim, name: titles[name], ...style,
-        type: name === "cell" ? "category" : name === "lr" ? "log" : "value",
-        ...(name === "cell" ? { data: data.cells.map(each => each.cell), axisLabel: { ...style.axisLabel, inside: true }, axisTick: { inside: true } } : {}),
-        ...(name === "lr" ? { axisLabel: { ...style.axisLabel, formatter: value => value.toExponential(0).replace("-", "−") } } : {}),
+        type: levels(name) ? "category" : byLog(name) ? "log" : "value",
+        ...(levels(name) ? { data: levels(name), axisLabel: { ...style.axisLabel, inside: true }, axisTick: { inside: true } } : {}),
+        ...(byLog(name) ? { axisLabel: { ...style.axisLabel, formatter: value => value.toExponential(0).replace("-", "−") } } : {}),
       })),
       tooltip: { show: false },
       series: [{
