@@ -16,16 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.contrasts import draws_needed
 from analysis.load import Run
 from analysis.statistics import (
     CellScores,
     Draws,
     Estimate,
+    Prior,
     Spread,
     difference,
     estimate,
     holm,
     interval_columns,
+    pair,
+    prior_of,
     score_cells,
     spread_of,
 )
@@ -48,6 +52,7 @@ COLUMNS += ["first_val", "second_val"]
 _NOT_THE_STUDY = ("name", "resources", "tracking")  # sections that do not change results
 
 Scored = tuple[Mapping[str, CellScores], Draws]
+Both = tuple[CellScores | None, CellScores | None]
 
 
 @dataclass(frozen=True)
@@ -87,14 +92,16 @@ def compare(first: Run, second: Run, metric: str = "acc") -> Comparison:
         InputError: a record of either is torn, or its parts contradict each other.
     """
     reason = why_unpaired(first, second)
-    scored = _scored_apart(first, second) if reason else _scored_together(first, second)
     cells = dict.fromkeys(sorted([*first.cells, *second.cells], key=lambda c: (c[2], c[1])))
+    scored = (_scored_apart if reason else _scored_together)(
+        first, second, draws_needed(len(cells))
+    )
     rows = [{"cell": c, "variant": v, "label_ratio": r} for c, v, r in cells]
-    for row in rows:
-        pair = scored[0][0].get(str(row["cell"])), scored[1][0].get(str(row["cell"]))
-        if not reason:
-            pair = _on_shared_repeats(*pair)
-        row |= _scores(pair, scored, metric) | _difference(pair, scored, metric, not reason)
+    of_rows = [_of_cell(str(row["cell"]), scored, not reason) for row in rows]
+    priors = _priors(of_rows, metric, not reason)
+    for row, both in zip(rows, of_rows, strict=True):
+        row |= _scores(both, scored, metric)
+        row |= _difference(both, scored, metric, not reason, priors)
     validation = first.metric if first.metric == second.metric else None
     _add_search(rows, first, second, validation)
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -119,29 +126,35 @@ def why_unpaired(first: Run, second: Run) -> str | None:
     return None
 
 
-def _scored_together(first: Run, second: Run) -> tuple[Scored, Scored]:
+def _scored_together(first: Run, second: Run, draws: int) -> tuple[Scored, Scored]:
     """Both on the same draws of test images."""
     runs = {"1 ": first.predictions, "2 ": second.predictions}
     parts = [frame.assign(cell=mark + frame["cell"]) for mark, frame in runs.items()]
-    scores, draws = score_cells(pd.concat(parts, ignore_index=True), first.species)
+    scores, shared = score_cells(pd.concat(parts, ignore_index=True), first.species, draws)
     of_first, of_second = (
         {name.removeprefix(mark): each for name, each in scores.items() if name.startswith(mark)}
         for mark in runs
     )
-    return (of_first, draws), (of_second, draws)
+    return (of_first, shared), (of_second, shared)
 
 
-def _scored_apart(first: Run, second: Run) -> tuple[Scored, Scored]:
+def _scored_apart(first: Run, second: Run, draws: int) -> tuple[Scored, Scored]:
     """Each on draws of its own test images."""
     return (
-        score_cells(first.predictions, first.species),
-        score_cells(second.predictions, second.species),
+        score_cells(first.predictions, first.species, draws),
+        score_cells(second.predictions, second.species, draws),
     )
 
 
-def _on_shared_repeats(
-    first: CellScores | None, second: CellScores | None
-) -> tuple[CellScores | None, CellScores | None]:
+def _of_cell(cell: str, scored: tuple[Scored, Scored], same: bool) -> Both:
+    """A cell's scores in the first and the second; on the repeats they share, if the seeds are the
+    ``same``.
+    """
+    first, second = (scores.get(cell) for scores, _ in scored)
+    return _on_shared_repeats(first, second) if same else (first, second)
+
+
+def _on_shared_repeats(first: CellScores | None, second: CellScores | None) -> Both:
     """Both on the repeats they share, if any, so that the scores shown match their difference."""
     shared = sorted(set(first.repeats) & set(second.repeats)) if first and second else []
     if not (first and second and shared):
@@ -149,29 +162,52 @@ def _on_shared_repeats(
     return first.on(shared), second.on(shared)
 
 
-def _scores(
-    pair: tuple[CellScores | None, ...], scored: tuple[Scored, Scored], metric: str
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Priors:
+    """What the rows say together of the variance between repeats: of the paired differences, and
+    of the scores of each study.
+    """
+
+    paired: Prior
+    first: Prior
+    second: Prior
+
+
+def _priors(of_rows: list[Both], metric: str, same: bool) -> _Priors:
+    whole = [(first, second) for first, second in of_rows if first and second]
+    shared = [both for both in whole if same and _shared(*both)]
+    return _Priors(
+        prior_of(pair(second, first, metric).value for first, second in shared),
+        prior_of(first.value[metric] for first, _ in whole),
+        prior_of(second.value[metric] for _, second in whole),
+    )
+
+
+def _shared(first: CellScores, second: CellScores) -> set[int]:
+    return set(first.repeats) & set(second.repeats)
+
+
+def _scores(both: Both, scored: tuple[Scored, Scored], metric: str) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for name, scores, (_, draws) in zip(("first", "second"), pair, scored, strict=True):
+    for name, scores, (_, draws) in zip(("first", "second"), both, scored, strict=True):
         if scores is not None:
             row |= estimate(scores, metric, draws).columns(name)
     return row
 
 
 def _difference(
-    pair: tuple[CellScores | None, ...], scored: tuple[Scored, Scored], metric: str, same: bool
+    both: Both, scored: tuple[Scored, Scored], metric: str, same: bool, priors: _Priors
 ) -> dict[str, Any]:
-    first, second = pair
+    first, second = both
     if first is None or second is None:
         return {}
-    shared = set(first.repeats) & set(second.repeats)
+    shared = _shared(first, second)
     paired = same and bool(shared)
     if paired:
-        found, p_value = difference(second, first, metric, scored[0][1])
+        found, p_value = difference(second, first, metric, scored[0][1], priors.paired)
     else:
-        draws = (scored[0][1], scored[1][1])
-        found, p_value = unpaired_difference(first, second, metric, draws)
+        draws, of_each = (scored[0][1], scored[1][1]), (priors.first, priors.second)
+        found, p_value = unpaired_difference(first, second, metric, draws, of_each)
     repeats = len(shared) if paired else min(len(first.repeats), len(second.repeats))
     most = math.inf if metric == "loss" else 1.0
     found = found.clipped(-most, most)
@@ -180,16 +216,21 @@ def _difference(
 
 
 def unpaired_difference(
-    first: CellScores, second: CellScores, metric: str, draws: tuple[Draws, Draws]
+    first: CellScores,
+    second: CellScores,
+    metric: str,
+    draws: tuple[Draws, Draws],
+    priors: tuple[Prior, Prior],
 ) -> tuple[Estimate, float]:
     """Second minus first, each on its own images, with the two-sided p-value, which is NaN if
     either has a single repeat.
 
     Args:
-        draws: of the first and of the second.
+        draws, priors: of the first and of the second.
     """
     one, other = (
-        spread_of(each, metric, own) for each, own in zip((first, second), draws, strict=True)
+        spread_of(each, metric, own, prior)
+        for each, own, prior in zip((first, second), draws, priors, strict=True)
     )
     found = difference_of_means(other, one)
     known = min(len(first.repeats), len(second.repeats)) > 1

@@ -20,11 +20,13 @@ from analysis.statistics import (
     Draws,
     Estimate,
     Paired,
+    Prior,
     above_chance,
     compare,
     difference_columns,
     holm,
     pair,
+    prior_of,
 )
 from analysis.variants import (
     PRETRAINED,
@@ -196,6 +198,17 @@ class Pairs:
     learned: frozenset[tuple[Contrast, int]]
     metric: str = "acc"
 
+    def priors(self) -> dict[bool, Prior]:
+        """What the differences say together of the variance between repeats: those of networks
+        (False) and, apart, those of linear probes (True), in which seeds matter far less.
+        """
+        return {
+            probe: prior_of(
+                each.value for (contrast, _), each in self.found.items() if contrast.probe == probe
+            )
+            for probe in (False, True)
+        }
+
 
 def pairs(
     scores: Mapping[str, CellScores],
@@ -236,9 +249,11 @@ def contrasts(compared: Pairs) -> pd.DataFrame:
 
 
 def _rows(compared: Pairs) -> Iterator[dict[str, object]]:
+    priors = compared.priors()
     for (contrast, ratio), paired in compared.found.items():
         key = {"label_ratio": ratio, "metric": compared.metric}
-        yield contrast.columns | key | difference_columns(paired, compared.draws)
+        row = difference_columns(paired, compared.draws, priors[contrast.probe])
+        yield contrast.columns | key | row
 
 
 def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int, int] | None:
@@ -251,18 +266,29 @@ def change_with_labels(compared: Pairs, name: str) -> tuple[Estimate, float, int
         The difference of the differences with its p-value, and the two ratios; None unless
         two ratios share two repeats.
     """
-    of_name = {
-        key[1]: each
-        for key, each in compared.found.items()
-        if key[0].name == name and key in compared.learned
-    }
-    if len(of_name) < 2:
+    changes = dict(_changes(compared))
+    if name not in changes:
         return None
-    few, many = min(of_name), max(of_name)
-    both = subtract(of_name[few], of_name[many])
-    if both is None or len(both.repeats) < 2:
+    both, few, many = changes[name]
+    if len(both.repeats) < 2:
         return None
-    return (*compare(both, compared.draws), few, many)
+    prior = prior_of(change.value for change, _, _ in changes.values())
+    return (*compare(both, compared.draws, prior), few, many)
+
+
+def _changes(compared: Pairs) -> Iterator[tuple[str, tuple[Paired, int, int]]]:
+    """Of each contrast between networks how much larger it is at its lowest ratio that counts
+    than at its highest, and the two ratios: by name.
+    """
+    ratios: dict[Contrast, list[int]] = {}
+    for contrast, ratio in compared.found:
+        if not contrast.probe and (contrast, ratio) in compared.learned:
+            ratios.setdefault(contrast, []).append(ratio)
+    for contrast, counted in ratios.items():
+        few, many = min(counted), max(counted)
+        both = subtract(compared.found[contrast, few], compared.found[contrast, many])
+        if few < many and both is not None:
+            yield contrast.name, (both, few, many)
 
 
 def subtract(one: Paired, other: Paired) -> Paired | None:

@@ -13,7 +13,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.efficiency import curve_of, reached
-from analysis.statistics import CellScores, Draws, above_chance, difference_columns, holm, pair
+from analysis.statistics import (
+    CellScores,
+    Draws,
+    above_chance,
+    difference_columns,
+    holm,
+    pair,
+    prior_of,
+)
 from analysis.variants import cell_name, variant_of
 from analysis.verdicts import verdict
 
@@ -72,7 +80,7 @@ def gains(
     """`GAINED`, see docs/RECORDS.md: one row per variant, what it gains from about half of its
     labels to all of them: whether its curve still rises. Holm is over the variants.
     """
-    rows, learned = [], []
+    found, learned = [], []
     for variant in _variants(scores):
         *fewer, most = _ratios(scores, variant, labels)
         if not fewer:
@@ -81,9 +89,13 @@ def gains(
         less, more = (scores[cell_name(variant, ratio)] for ratio in (half, most))
         if set(less.repeats) & set(more.repeats):
             key = (variant, half, labels[half], most, labels[most])
-            change = difference_columns(pair(more, less, "acc"), draws)
-            rows.append(dict(zip(GAINED, key, strict=False)) | change)
+            found.append((key, pair(more, less, "acc")))
             learned.append(above_chance(less, draws) or above_chance(more, draws))
+    prior = prior_of(change.value for _, change in found)
+    rows = [
+        dict(zip(GAINED, key, strict=False)) | difference_columns(change, draws, prior)
+        for key, change in found
+    ]
     frame = pd.DataFrame(rows, columns=GAINED)
     frame["p_holm"] = holm(frame["p"].tolist())
     frame["verdict"] = list(map(verdict, frame.to_dict("records"), learned))

@@ -124,11 +124,12 @@ def power(compared: Pairs, differences: pd.DataFrame) -> pd.DataFrame:
     """
     verdicts = differences.set_index(["contrast", "label_ratio"])["verdict"].to_dict()
     open_still = max(int((differences["p_holm"] >= SURE).sum()), 1)
-    rows = []
+    priors, rows = compared.priors(), []
     for (contrast, ratio), paired in compared.found.items():
         if len(paired.repeats) < 2:
             continue
-        found = components(paired.value, paired.drawn, paired.images, compared.draws)
+        of_paired = (paired.value, paired.drawn, paired.images, compared.draws)
+        found = components(*of_paired, prior=priors[contrast.probe])
         row = {"contrast": contrast.name, "label_ratio": ratio}
         row |= {"verdict": verdicts[contrast.name, ratio]}
         rows.append(row | _needed(found, float(paired.value.mean()), SURE / open_still))

@@ -30,6 +30,7 @@ from analysis.statistics import (
     holm,
     interval_columns,
     pair,
+    prior_of,
     score_cells,
 )
 from analysis.variants import cell_name
@@ -159,16 +160,27 @@ def _verdict(row: Mapping[Any, Any], learned: Set[tuple[float, str]]) -> str:
 
 
 def _differences(run: Run, tested: InNoise) -> Iterator[dict[str, object]]:
+    found = list(_pairs(run, tested))
+    for_kind = {
+        kind: prior_of(paired.value for key, paired in found if key["of"] == kind) for kind in KINDS
+    }
+    most = dict(zip(KINDS, (1.0, 2.0), strict=True))
+    for key, paired in found:
+        kind = str(key["of"])
+        yield key | difference_columns(paired, tested.draws, for_kind[kind], most[kind])
+
+
+def _pairs(run: Run, tested: InNoise) -> Iterator[tuple[dict[str, object], Paired]]:
+    """What is compared in noise, with the columns that name it."""
     cells = tested.levels[0.0]
     for contrast in (each for each in asked(cells, run.other_networks) if not each.probe):
         for ratio in run.label_ratios:
             for noise in tested.noisy:
                 pairs = _compared(tested, contrast, ratio, noise)
-                for kind, most, paired in zip(KINDS, (1.0, 2.0), pairs, strict=True):
+                for kind, paired in zip(KINDS, pairs, strict=True):
                     if paired is not None:
                         key = {"label_ratio": ratio, "noise": noise, "of": kind}
-                        row = difference_columns(paired, tested.draws, most)
-                        yield contrast.columns | key | row
+                        yield contrast.columns | key, paired
 
 
 def _compared(
