@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from analysis.contrasts import (
@@ -173,12 +175,20 @@ def _labels_needed(variant: str, needed: pd.DataFrame, gained: pd.DataFrame) -> 
         return []
     exact = needed[(needed["variant"] == variant) & (needed["bound"] == "exact")].tail(2)
     passed = [
-        f"{100 * row['acc']:.0f} % with {row['needed']:,.0f} labels [{row['needed_low']:,.0f} to "
-        f"{label_count(row['needed_high'], row['most'])}]"
+        f"{100 * row['acc']:.0f} % with {row['needed']:,.0f} labels{_ends(row)}"
         for row in exact.to_dict("records")
     ]
     curve = f"By its curve {variant} reaches {listed(passed)}. " if passed else ""
     return [curve + more_labels(own.iloc[0])]
+
+
+def _ends(row: dict[Any, Any]) -> str:
+    if pd.isna(row["needed_low"]):
+        return " (by one repeat, which says nothing of other seeds)"
+    low, high = (
+        label_count(row[f"needed_{end}"], row["least"], row["most"]) for end in ("low", "high")
+    )
+    return f" [{low} to {high}]"
 
 
 def _guessing(run: Run) -> str:

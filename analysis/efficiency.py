@@ -3,7 +3,9 @@
 A variant's curve is its test accuracy against the logarithm of its labels, made monotone by pool
 adjacent violators (Ayer et al., Ann. Math. Stat. 26, 1955) and linear between the studied ratios.
 The interval comes from the draws of `analysis.statistics.Spread`, the same for all cells: in each,
-the curve and the accuracy to be reached move together.
+the curve and the accuracy to be reached move together. The curve is known between its fewest and
+its most labels alone: an end beyond them is −inf or inf. Where a cell has a single repeat nothing
+is known of the spread between seeds, so there are no ends.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from analysis.variants import cell_name, is_pretrained, kind_of, variant_of
 
 BASELINE = "B0"
 COLUMNS = ["variant", "baseline", "label_ratio", "labels", "acc", "needed", "needed_low"]
-COLUMNS += ["needed_high", "saved", "saved_low", "saved_high", "bound", "most"]
+COLUMNS += ["needed_high", "saved", "saved_low", "saved_high", "bound", "least", "most"]
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -42,7 +44,8 @@ def labels_saved(
             cell = scores.get(cell_name(variant, ratio))
             if cell is not None and above_chance(cell, draws):
                 key = (variant, BASELINE, ratio, labels[ratio])
-                rows.append((*key, *_row(cell, draws, curve, labels[ratio]), curve[0][-1]))
+                row = _row(cell, draws, curve, labels[ratio])
+                rows.append((*key, *row, curve[0][0], curve[0][-1]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -56,19 +59,27 @@ def pretrained(scores: Iterable[str]) -> list[str]:
 def curve_of(
     scores: Mapping[str, CellScores], draws: Draws, labels: Mapping[int, int], variant: str
 ) -> Curve | None:
-    """Labels (P,), accuracies (P,) and draws of them (P, B); None for fewer than two ratios."""
+    """Labels (P,), accuracies (P,) and draws of them (P, B), NaN where a cell has one repeat; None
+    for fewer than two ratios.
+    """
     cells = {labels[r]: scores.get(cell_name(variant, r)) for r in sorted(labels)}
     known = {count: cell for count, cell in cells.items() if cell is not None}
     if len(known) < 2:
         return None
-    drawn = [spread_of(cell, "acc", draws).draws() for cell in known.values()]
+    drawn = [_drawn(cell, draws) for cell in known.values()]
     values = np.array([cell.value["acc"].mean() for cell in known.values()])
     return np.array(list(known)), values, np.stack(drawn)
 
 
+def _drawn(cell: CellScores, draws: Draws) -> np.ndarray:
+    if len(cell.repeats) < 2:
+        return np.full(draws.count, np.nan)
+    return spread_of(cell, "acc", draws).draws()
+
+
 def _row(cell: CellScores, draws: Draws, curve: Curve, labels: int) -> tuple[object, ...]:
     target = float(cell.value["acc"].mean())
-    needed, low, high, bound = reached(curve, target, spread_of(cell, "acc", draws).draws())
+    needed, low, high, bound = reached(curve, target, _drawn(cell, draws))
     saved = (needed - labels, low - labels, high - labels)
     return (target, needed, low, high, *saved, bound)
 
@@ -85,14 +96,22 @@ def reached(
     """
     counts, values, drawn = curve
     needed = float(labels_for(np.array([target]), counts, values[:, None])[0])
-    many = labels_for(drawn_targets, counts, drawn)
-    low, high = np.quantile(many, [0.025, 0.975], method="inverted_cdf")  # between inf: none
+    low, high = _ends(counts, drawn, drawn_targets)
     bound = "exact"
     if np.isinf(needed):
         bound = "at least"
     elif needed <= counts[0]:
         bound = "at most"
-    return needed, float(low), float(high), bound
+    return needed, low, high, bound
+
+
+def _ends(counts: np.ndarray, drawn: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    """The interval's ends; −inf for the lower one where the fewest labels reach the target."""
+    if np.isnan(drawn).any() or np.isnan(targets).any():
+        return np.nan, np.nan
+    many = labels_for(targets, counts, drawn)
+    low, high = np.quantile(many, [0.025, 0.975], method="inverted_cdf")  # between inf: none
+    return -np.inf if low <= counts[0] else float(low), float(high)
 
 
 def labels_for(target: np.ndarray, labels: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

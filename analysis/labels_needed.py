@@ -25,7 +25,7 @@ from analysis.statistics import (
 from analysis.variants import cell_name, variant_of
 from analysis.verdicts import verdict
 
-NEEDED = ["variant", "acc", "needed", "needed_low", "needed_high", "bound", "most"]
+NEEDED = ["variant", "acc", "needed", "needed_low", "needed_high", "bound", "least", "most"]
 GAINED = ["variant", "label_ratio", "labels", "to_ratio", "to_labels", "difference", "low"]
 GAINED += ["high", "p", "p_holm", "verdict", "repeats", "n"]
 STEPS = (0.1, 0.05, 0.02, 0.01)
@@ -53,7 +53,7 @@ def labels_needed(
     for variant, curve in curves.items():
         for target in targets:
             found = reached(curve, target, np.full(draws.count, target))
-            rows.append((variant, target, *found, curve[0][-1]))
+            rows.append((variant, target, *found, curve[0][0], curve[0][-1]))
     return pd.DataFrame(rows, columns=NEEDED)
 
 

@@ -143,9 +143,32 @@ def rounded_up(number: int) -> str:
     return f"about {-(-number // unit) * unit:,}"
 
 
-def label_count(count: float, most: float) -> str:
-    """``1,200``; infinitely many are only known to be ``more than`` the ``most`` there were."""
-    return minus(f"more than {most:,}" if math.isinf(count) else f"{count:,.0f}")
+def label_count(count: float, least: float, most: float) -> str:
+    """``1,200``; what lies beyond the counts that there were is only known to be ``more than`` the
+    ``most`` (inf), or the ``least`` ``or fewer`` (−inf).
+    """
+    if math.isinf(count):
+        return minus(f"more than {most:,}" if count > 0 else f"{least:,} or fewer")
+    return minus(f"{count:,.0f}")
+
+
+def label_interval(row: Row, name: str, less: float = 0) -> str:
+    """``120 or fewer to 450``, ``450 or more``; empty where there are no ends.
+
+    Args:
+        row: of `analysis.efficiency` or `analysis.labels_needed`.
+        less: what the numbers of that name have less than numbers of labels.
+    """
+    _, low, high = interval(row, name)
+    least, most = row["least"] - less, row["most"] - less
+    if math.isnan(low):
+        return ""
+    first = label_count(low, least, most)
+    if low == high or high <= least:
+        return first
+    if math.isinf(high):
+        return "any number" if math.isinf(low) else f"{first} or more"
+    return f"{first} to {label_count(high, least, most)}"
 
 
 def largest(rows: pd.DataFrame) -> pd.Series:

@@ -41,6 +41,12 @@ def test_a_curve_on_log_labels_gives_the_labels_by_hand() -> None:
     assert (found.loc[("B0", 0.5)]["bound"], found.loc[("B0", 0.5)]["most"]) == ("at least", 1000)
 
 
+def test_one_repeat_gives_no_interval() -> None:
+    found = labels_needed(_scores(1, A=[0.25, 0.35, 0.45, 0.55]), DRAWS, LABELS)
+    assert found["needed"].notna().all()
+    assert found[["needed_low", "needed_high"]].isna().all(axis=None)
+
+
 @pytest.mark.parametrize(
     ("least", "most", "expected"),
     [

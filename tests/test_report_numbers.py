@@ -302,6 +302,16 @@ def test_clusters(page: Numbers, records: Records, results: Results) -> None:
     expect(page, "clusters", expected)
 
 
+def label_ends(low: float, high: float, least: int, most: int) -> str:
+    """What is beyond the fewest and the most labels of a curve is said, not counted."""
+    first = f"{least:,} or fewer".replace("-", "−") if low == -np.inf else count(low, most)
+    if low == high or high <= least:
+        return first
+    if np.isinf([low, high]).all():
+        return "any number"
+    return f"{first} or more" if high == np.inf else f"{first} to {count(high, most)}"
+
+
 def test_labels_saved(page: Numbers, records: Records, results: Results) -> None:
     expected = {}
     labels = [labelled(records, f"B0@{ratio}") for ratio in RATIOS]
@@ -317,13 +327,10 @@ def test_labels_saved(page: Numbers, records: Records, results: Results) -> None
         expected[f"{key} acc"] = f"{accuracy:.3f}"
         for name in ("needed", "saved"):
             low, high = row[f"{name}_low"], row[f"{name}_high"]
-            most = labels[-1] - (labelled(records, key) if name == "saved" else 0)
-            expected[f"{key} {name}"] = count(row[name], most)
-            expected[f"{key} {name} small"] = f"{count(low, most)} to {count(high, most)}"
-            if low == high:
-                expected[f"{key} {name} small"] = count(low, most)
-            elif high == np.inf:
-                expected[f"{key} {name} small"] = f"{low:,.0f} or more"
+            less = labelled(records, key) if name == "saved" else 0
+            bounds = (labels[0] - less, labels[-1] - less)
+            expected[f"{key} {name}"] = count(row[name], bounds[1])
+            expected[f"{key} {name} small"] = label_ends(low, high, *bounds)
     assert "more than 0" in expected.values(), "of B2 with all labels, which B0 never reaches"
     expect(page, "labels_saved", expected)
 
@@ -340,13 +347,8 @@ def test_labels_needed(page: Numbers, records: Records, results: Results) -> Non
             continue
         low, high = row["needed_low"], row["needed_high"]
         expected[f"{key} needed"] = count(row["needed"], row["most"])
-        expected[f"{key} needed small"] = (
-            count(low, row["most"])
-            if low == high
-            else f"{low:,.0f} or more"
-            if high == np.inf
-            else f"{low:,.0f} to {high:,.0f}"
-        )
+        bounds = (labelled(records, "B0@10"), row["most"])
+        expected[f"{key} needed small"] = label_ends(low, high, *bounds)
     assert expected
     expect(page, "labels_needed", expected)
 
@@ -503,7 +505,9 @@ def test_the_answer_and_the_questions(page: Numbers, records: Records, results: 
         known |= {rounded_up(int(count)) for count in counts if not pd.isna(count)}
         known |= {each.removeprefix("about ") for each in known} | {"100", "100,000"}
     for row in results.labels_needed.to_dict("records"):
-        known |= {f"{row[name]:,.0f}" for name in ("needed", "needed_low", "needed_high", "most")}
+        known |= {
+            f"{row[name]:,.0f}" for name in ("needed", "needed_low", "needed_high", "most", "least")
+        }
         known.add(f"{100 * row['acc']:.0f}")
     for row in results.labels_gained.to_dict("records"):
         known |= {f"{abs(100 * row[name]):.1f}" for name in ("difference", "low", "high")}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
+
+import pandas as pd
 
 from analysis import tables
 from analysis.page import Cell, Grid, Row, Section
@@ -11,7 +12,7 @@ from analysis.sections import charts
 from analysis.sections.cells import grouped, p_value, percent, points, ratio, value, verdict, word
 from analysis.sections.shown import Shown
 from analysis.variants import cell_name
-from analysis.wording import interval, label_count
+from analysis.wording import label_count, label_interval
 
 
 def efficiency_section(shown: Shown) -> Section | None:
@@ -29,7 +30,8 @@ def efficiency_section(shown: Shown) -> Section | None:
         caption = (
             "How many labels the baseline needs, read between the ratios of its own curve, for "
             "the accuracy that the variant reaches. “More than”: the baseline does not reach it, "
-            "even with all of its labels. “At most”: it reaches it with its fewest labels."
+            "even with all of its labels. “At most”, “or fewer”: it reaches it with its fewest "
+            f"labels, and with how few is not known.{_without_ends(saved, 'saved')}"
         )
         names = ["<Variant", "<Baseline", "Labels", "Accuracy", "Baseline needs", "Saved", "<"]
         section.table(Grid("Labels saved", names, rows, caption))
@@ -44,7 +46,8 @@ def _add_labels_needed(section: Section, shown: Shown) -> None:
         rows = [Row(_needed_cells(own.to_dict("records"))) for _, own in needed.groupby("acc")]
         caption = (
             "How many labels each variant needs for a test accuracy, read between the ratios of "
-            f"its own curve; {tables.validation_note(shown.run)}."
+            f"its own curve; {tables.validation_note(shown.run)}. “Or fewer”: the fewest that were "
+            f"studied reach it.{_without_ends(needed, 'needed')}"
         )
         section.table(Grid("Labels needed", names, rows, caption))
     if len(gained):
@@ -58,6 +61,12 @@ def _add_labels_needed(section: Section, shown: Shown) -> None:
         section.table(Grid("Do more labels still help?", names, rows, caption))
 
 
+def _without_ends(frame: pd.DataFrame, name: str) -> str:
+    if frame[f"{name}_low"].notna().all():
+        return ""
+    return " Without an interval: it takes two repeats in every cell of the curve."
+
+
 def _needed_cells(rows: list[dict[Any, Any]]) -> list[Cell]:
     keys = [f"labels_needed {row['variant']}@{row['acc']:g}" for row in rows]
     cells = [percent(value(rows[0], "acc", ".0f", keys[0], 100))]
@@ -65,7 +74,7 @@ def _needed_cells(rows: list[dict[Any, Any]]) -> list[Cell]:
         if row["bound"] == "at most":
             cells.append(Cell(f"{row['needed']:,.0f} or fewer", key=f"{key} needed"))
         else:
-            cells.append(_count(row, "needed", key, row["most"]))
+            cells.append(_count(row, "needed", key))
     return cells
 
 
@@ -86,15 +95,12 @@ def _saved_cells(row: dict[Any, Any]) -> list[Cell]:
     key = f"labels_saved {cell_name(row['variant'], row['label_ratio'])}"
     accuracy = value(row, "acc", ".3f", key)
     cells = [word(row["variant"]), word(row["baseline"]), ratio(row, key, row["labels"]), accuracy]
-    cells.append(_count(row, "needed", key, row["most"]))
-    cells.append(_count(row, "saved", key, row["most"] - row["labels"]))
+    cells.append(_count(row, "needed", key))
+    cells.append(_count(row, "saved", key, row["labels"]))
     return [*cells, Cell("at most" if row["bound"] == "at most" else "", "t soft")]
 
 
-def _count(row: dict[Any, Any], name: str, key: str, most: int) -> Cell:
-    """Labels with their interval below; ``most`` as for `label_count`."""
-    found, low, high = interval(row, name)
-    small = label_count(low, most)
-    if low < high:
-        small += " or more" if math.isinf(high) else f" to {label_count(high, most)}"
-    return Cell(label_count(found, most), key=f"{key} {name}", small=small)
+def _count(row: dict[Any, Any], name: str, key: str, less: int = 0) -> Cell:
+    """Labels with their interval below; ``less`` as for `label_interval`."""
+    text = label_count(row[name], row["least"] - less, row["most"] - less)
+    return Cell(text, key=f"{key} {name}", small=label_interval(row, name, less))

@@ -20,7 +20,7 @@ from analysis.sections.cells import (
 )
 from analysis.sections.shown import Shown
 from analysis.variants import cell_name
-from analysis.wording import besides
+from analysis.wording import besides, counted
 
 METRICS = ("acc", "f1", "precision", "recall", "loss")
 
@@ -36,7 +36,7 @@ def table_section(shown: Shown) -> Section:
     rows = grouped(table.to_dict("records"), "label_ratio", _table_cells)
     names += ["lr", "Epochs", "Seconds", "n", "Repeats"]
     section.table(Grid("Table I", names, rows, tables.caption(run)))
-    section.note(_conditional(run, shown.results.scored[1].count))
+    section.note(_conditional(run, table, shown.results.scored[1].count))
     if len(run.species) == SPECIES:  # with other data it would only confuse
         _add_paper(section, shown.results.paper)
     return section
@@ -65,18 +65,25 @@ def _spent(row: dict[Any, Any], name: str, key: str) -> Cell:
     return replace(search, small=f"+ {final.text}" if final.key else "")
 
 
-def _conditional(run: Run, draws: int) -> str:
-    repeats = tables.configured_repeats(run)
+def _conditional(run: Run, table: pd.DataFrame, draws: int) -> str:
     text = (
         f"The intervals come from {draws:,} draws of repeats and of test images (stratified by "
         "species), the same draws for every cell; their width allows for how few repeats there "
         "are (Student’s t). They are conditional on the chosen learning rate: another search could "
         "choose another one. "
     )
-    if repeats == 1:
-        text += "With one repeat they are over test images alone, and know nothing of the seed. "
-    elif repeats == 2:
-        text += "With two repeats they may be too narrow where seeds matter more than images. "
+    done = table.loc[table["repeats"] > 0, "repeats"]
+    if (done == 1).any():
+        which = "" if (done == 1).all() else f" (in {counted(int((done == 1).sum()), 'cell')})"
+        text += (
+            f"With one repeat{which} they are over test images alone, and know nothing of the "
+            "seed. "
+        )
+    if ((done == 2) | (done == 3)).any():
+        text += (
+            "With two or three repeats they rest on few, and may be too narrow where seeds matter "
+            "more than images. "
+        )
     if run.pretrained and not tables.per_repeat(run):
         text += (
             "Repeats share their pretrained encoder (encoder.per_repeat is false), so those of "
