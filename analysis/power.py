@@ -180,14 +180,16 @@ def _sentence(row: dict[Any, Any]) -> str:
         points = f"a true difference of that size ({points})"
     more = []
     kinds = (("repeats", "repeats_needed", "repeats"), ("n", "images_needed", "test images"))
+    estimated = f", estimated from {row['repeats']} repeats"
     for there, needed, name in kinds:
         if not pd.isna(row[needed]):
             if row[needed] <= row[there]:
-                return f"This data would find {points} four times in five."
-            more.append(f"{rounded_up(int(row[needed]))} {name} (there are {row[there]:,})")
+                return f"This data would find {points} about four times in five{estimated}."
+            about = rounded_up(int(row[needed])).removeprefix("about ")
+            more.append(f"about {about} {name} (there are {row[there]:,})")
     if not more:
         return (
             f"Neither {MOST_REPEATS:,} repeats nor {MOST_IMAGES:,} test images alone would decide "
             f"{points}; it takes more of both."
         )
-    return f"To find {points} four times in five would take {' or '.join(more)}."
+    return f"To find {points} four times in five would take {' or '.join(more)}{estimated}."

@@ -300,6 +300,9 @@ class Prior:
 
 
 MOST_LENT = 4
+FLOOR = 0.01
+"""Of the mean variance: a row's smaller one counts as this. Scores are whole images, so that two
+repeats may agree by rounding, and the logarithm of 0 would hide what the other rows say."""
 NO_PRIOR = Prior(0.0, 0.0)
 
 
@@ -317,8 +320,7 @@ def prior_of(rows: Iterable[np.ndarray]) -> Prior:
     if len(known) < 2 or not variance.any():
         return NO_PRIOR
     pooled = float((half * variance).sum() / half.sum())
-    # Scores are whole images: a variance of exactly 0 is rounding, and its logarithm says nothing.
-    logs = np.log(np.maximum(variance, 0.01 * pooled)) - special.digamma(half) + np.log(half)
+    logs = np.log(np.maximum(variance, FLOOR * pooled)) - special.digamma(half) + np.log(half)
     excess = float(logs.var(ddof=1) - special.polygamma(1, half).mean())
     if excess <= 0:
         return Prior(pooled, math.inf)

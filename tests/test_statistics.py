@@ -13,6 +13,7 @@ from sklearn import metrics as sklearn_metrics
 
 from analysis import load
 from analysis.statistics import (
+    NO_PRIOR,
     CellScores,
     Draws,
     above_chance,
@@ -22,6 +23,7 @@ from analysis.statistics import (
     holm,
     least_variance,
     metrics,
+    prior_of,
     score_cells,
 )
 from data.storage import InputError
@@ -207,6 +209,27 @@ def test_no_difference_is_seldom_called_one() -> None:
         scores, draws = score_cells(pd.concat(cells, ignore_index=True), SPECIES, draws=300)
         p_values.append(difference(scores["A"], scores["B"], "acc", draws)[1])
     assert np.mean(np.asarray(p_values) < 0.05) <= 0.1
+
+
+@pytest.mark.parametrize(("freedom", "variance"), [(2.0, 0.5), (4.0, 2.0)])
+def test_the_prior_is_the_one_that_made_the_variances(freedom: float, variance: float) -> None:
+    """Variances from a scaled inverse chi-squared, as of Smyth's model; six repeats of each."""
+    random = np.random.default_rng(0)
+    of_rows = variance * freedom / random.chisquare(freedom, 20_000)
+    found = prior_of(random.normal(size=(20_000, 6)) * of_rows[:, None] ** 0.5)
+    assert found.freedom == pytest.approx(freedom, rel=0.2)
+    assert found.variance == pytest.approx(variance, rel=0.1)
+
+
+def test_equal_variances_are_pooled_and_a_single_row_is_left_alone() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    rows *= 0.1 / rows.std(axis=1, ddof=1, keepdims=True)
+    found = prior_of(rows)
+    assert (found.variance, found.freedom) == (pytest.approx(0.01), np.inf)
+    assert found.moderated(0.04, 2) == (pytest.approx((8 * 0.01 + 2 * 0.04) / 10), 10)
+    for few in (rows[:1], [], [np.array([0.3])] * 9, np.full((9, 3), 0.5)):
+        assert prior_of(few) == NO_PRIOR
+    assert NO_PRIOR.moderated(0.04, 2) == (pytest.approx(0.04), 2)
 
 
 def test_always_the_most_frequent_species_is_no_better_than_chance() -> None:

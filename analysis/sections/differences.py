@@ -15,6 +15,11 @@ from analysis.variants import cell_name
 from analysis.verdicts import NOT_DECIDED
 from analysis.wording import counted
 
+FEW_REPEATS = (
+    "Two or three repeats say little of the spread between seeds: intervals and p rest on the rows "
+    "together, and are too sure where one row’s seeds spread far more than those of the others."
+)
+
 
 def differences_section(shown: Shown) -> Section | None:
     """Contrasts between variants on the same images and seeds, and what would decide them."""
@@ -33,7 +38,8 @@ def differences_section(shown: Shown) -> Section | None:
     caption = (
         "Under each difference its 95 % interval. p: two-sided, from the same draws; Holm: "
         "adjusted for all ratios and contrasts. A difference counts as decided where the latter is "
-        "under 0.05. “At chance”: neither is surely better than guessing, which says nothing of "
+        "under 0.05. How far repeats spread is judged from each row and all others together. "
+        "“At chance”: neither is surely better than guessing, which says nothing of "
         "how little they differ. Contrasts named “probe” are of linear classifiers of frozen "
         "features."
     )
@@ -45,6 +51,8 @@ def differences_section(shown: Shown) -> Section | None:
         )
     names = ["<Contrast", "Labels", "Points", "p", "p (Holm)", "<Verdict"]
     section.table(Grid("Differences", names, rows, caption))
+    if found["repeats"].between(2, 3).any():
+        section.note(FEW_REPEATS)
     _add_power(section, shown.results.power)
     return section
 
@@ -67,8 +75,10 @@ def _add_power(section: Section, power: pd.DataFrame) -> None:
         return
     rows = grouped(open_ones.to_dict("records"), "contrast", _power_cells)
     caption = (
-        "Repeats, or test images of the same kinds, that would find the difference (or 2 points, "
-        "if it is smaller) with a chance of 80 %, all else as it was. A dash: no number would."
+        "About how many repeats, or test images of the same kinds, would find the difference (or 2 "
+        "points, if it is smaller) with a chance of 80 %, all else as it was. A dash: no number "
+        "would. The numbers are estimated from the repeats that there are, and few of them may be "
+        "off by half or twice."
     )
     names = ["<Contrast", "Labels", "To be found", "Repeats", "Needed", "Test images", "Needed"]
     section.table(Grid("What would decide the open ones", names, rows, caption, folded=True))
