@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.power import what_would_decide
+from analysis.power import ONE_REPEAT, what_would_decide
 from analysis.verdicts import AT_CHANCE, HIGHER, LOWER, NOT_DECIDED, SURE, UNDER_2_POINTS
 from analysis.wording import in_points, largest, p_sentence, percents
 
@@ -46,7 +46,11 @@ def more_labels(row: pd.Series) -> str:
         f"from {row['labels']:,} to {row['to_labels']:,} {row['variant']} {verb} "
         f"{in_points(row, sign=False)}"
     )
-    return _MORE_LABELS[row["verdict"]].format(change)
+    if row["verdict"] == NOT_DECIDED:
+        alone = _decided_alone(row, "variants")
+        change += f": {alone}" if alone else ""
+    sentence = _MORE_LABELS[row["verdict"]].format(change)
+    return f"{sentence} {ONE_REPEAT}" if row["repeats"] < 2 else sentence
 
 
 def statement(rows: pd.DataFrame, subject: str, power: pd.DataFrame | None = None) -> str:
@@ -122,14 +126,17 @@ def _not_decided(rows: pd.DataFrame) -> str:
     )
 
 
-def _decided_alone(row: pd.Series) -> str:
+def _decided_alone(row: pd.Series, adjusted: str = "differences") -> str:
     """Whether an open difference would be decided if it were the only one; else nothing.
 
     With one repeat there is no p-value.
+
+    Args:
+        adjusted: what it is adjusted for.
     """
     if not row["p"] < SURE:
         return ""
     return (
-        f"alone it would count ({p_sentence(row['p'])}), among all differences it does not "
+        f"alone it would count ({p_sentence(row['p'])}), among all {adjusted} it does not "
         f"({p_sentence(row['p_holm'])} after Holm)"
     )

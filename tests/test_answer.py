@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from records_example import write_run
@@ -11,6 +12,7 @@ from records_example import write_run
 from analysis import load
 from analysis.answer import answer, best_variant
 from analysis.hypotheses import hypotheses
+from analysis.power import ONE_REPEAT
 from analysis.results import Results
 from analysis.sections.cells import points
 from analysis.sentences import more_labels
@@ -63,7 +65,31 @@ def test_whether_more_labels_help_follows_from_the_verdict(
 ) -> None:
     row = {"variant": "B0", "labels": 600, "to_labels": 1200, "verdict": verdict}
     row |= {"difference": gain, "low": gain - 0.02, "high": gain + 0.02}
+    row |= {"repeats": 3, "p": 0.2, "p_holm": 0.6}
     assert said in more_labels(pd.Series(row))
+
+
+@pytest.mark.parametrize(
+    ("repeats", "p_value", "p_holm", "end"),
+    [
+        (1, np.nan, np.nan, f"interval 2.0 to 6.0]. {ONE_REPEAT}"),
+        (
+            3,
+            0.02,
+            0.08,
+            "2.0 to 6.0]: alone it would count (p = 0.020), among all variants it does not "
+            "(p = 0.080 after Holm).",
+        ),
+        (3, 0.2, 0.6, "[95 % interval 2.0 to 6.0]."),
+    ],
+)
+def test_what_leaves_a_large_gain_open_is_said(
+    repeats: int, p_value: float, p_holm: float, end: str
+) -> None:
+    row = {"variant": "B0", "labels": 600, "to_labels": 1200, "verdict": NOT_DECIDED}
+    row |= {"difference": 0.04, "low": 0.02, "high": 0.06}
+    row |= {"repeats": repeats, "p": p_value, "p_holm": p_holm}
+    assert more_labels(pd.Series(row)).endswith(end)
 
 
 def test_what_is_not_decided_says_what_would_decide_it(results: Results) -> None:
