@@ -18,6 +18,7 @@ from analysis.contrasts import (
 )
 from analysis.load import Run
 from analysis.sentences import more_labels, statement
+from analysis.tables import shared_encoder
 from analysis.variants import COMMON, cell_name, is_best, kind_of, recipe_of
 from analysis.verdicts import HIGHER, LOWER
 from analysis.wording import (
@@ -60,8 +61,8 @@ def answer(
     known = table[table["test_acc"].notna()]
     best = best_variant(run, int(known["label_ratio"].max()))
     labels = [_levels(run, known, best), *_labels_needed(best, needed, gained)]
-    parts = [*first, *labels, *_chosen_recipes(table)]
-    return [unbroken(part) for part in parts]
+    parts = [*first, *labels, *_chosen_recipes(table), shared_encoder(run)]
+    return [unbroken(part) for part in parts if part]
 
 
 def _without_test(run: Run) -> list[str]:

@@ -298,7 +298,7 @@ def probe_table(fits: pd.DataFrame, scores: Mapping[str, CellScores], draws: Dra
     for _, part in fits.groupby(["features", "label_ratio"], sort=False):
         row: dict[Any, Any] = part[["features", "label_ratio", "labels"]].iloc[0].to_dict()
         cell = scores[cell_name(row["features"], row["label_ratio"])]
-        row |= {"repeats": len(part), "n": cell.images, "val_acc": part["val_acc"].mean()}
+        row |= {"repeats": len(cell.distinct), "n": cell.images, "val_acc": part["val_acc"].mean()}
         rows.append(row | estimate(cell, "acc", draws).columns("test_acc"))
     frame = pd.DataFrame(rows, columns=PROBES)
     return frame.sort_values("label_ratio", kind="stable", ignore_index=True)

@@ -28,8 +28,8 @@ Shapes: R repeats, N test images, K species, B draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -163,15 +163,23 @@ class CellScores:
         images: N.
         value: for each of `METRICS`, each repeat's score, (R,).
         drawn: the same on each draw of the images, (R, B).
+        copies: repeats that gave, to the digit, what an earlier one did, and that one: probes of
+            the same features with the same labels. They say nothing of the spread of repeats.
     """
 
     repeats: tuple[int, ...]
     images: int
     value: dict[str, np.ndarray]
     drawn: dict[str, np.ndarray]
+    copies: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def distinct(self) -> tuple[int, ...]:
+        """The repeats without copies."""
+        return tuple(repeat for repeat in self.repeats if repeat not in self.copies)
 
     def on(self, repeats: Sequence[int]) -> CellScores:
-        """The same scores on these repeats alone."""
+        """The same scores on these repeats alone, counted as ``repeats`` that are no copies."""
         rows = [self.repeats.index(repeat) for repeat in repeats]
         value, drawn = (
             {metric: of_repeats[rows] for metric, of_repeats in kind.items()}
@@ -232,8 +240,21 @@ def score_cells(
         exact = metrics(true, pred, loss, len(species))
         drawn = metrics(true, pred, loss, len(species), shared.images)
         value = {name: exact[name][:, 0] for name in METRICS}
-        scores[str(cell)] = CellScores(tuple(map(int, repeats)), len(files), value, drawn)
+        names = tuple(map(int, repeats))
+        copies = _copies(names, pred, loss)
+        scores[str(cell)] = CellScores(names, len(files), value, drawn, copies)
     return scores, shared
+
+
+def _copies(repeats: Sequence[int], pred: np.ndarray, loss: np.ndarray) -> dict[int, int]:
+    """Repeats with the predictions and losses of an earlier one, and that one."""
+    first: dict[bytes, int] = {}
+    found = {}
+    for repeat, *gave in zip(repeats, pred, loss, strict=True):
+        same = first.setdefault(b"".join(each.tobytes() for each in gave), repeat)
+        if same != repeat:
+            found[repeat] = same
+    return found
 
 
 def _codes(predictions: pd.DataFrame, species: Sequence[str], source: str) -> dict[str, np.ndarray]:
@@ -493,6 +514,8 @@ def above_chance(scores: CellScores, draws: Draws) -> bool:
 
 def spread_of(scores: CellScores, metric: str, draws: Draws, prior: Prior = NO_PRIOR) -> Spread:
     """The spread of a cell's score."""
+    if scores.copies:
+        scores = scores.on(scores.distinct)
     values = (scores.value[metric], scores.drawn[metric])
     return spread(*values, scores.images, draws, scores.repeats, draws.least[metric], prior)
 
@@ -517,12 +540,18 @@ class Paired:
 
 
 def pair(first: CellScores, second: CellScores, metric: str) -> Paired:
-    """The difference of two cells' scores on the repeats they share.
+    """The difference of two cells' scores on the repeats they share, without those in which both
+    are copies of an earlier one.
 
     Raises:
         ValueError: they share none.
     """
-    shared = tuple(sorted(set(first.repeats) & set(second.repeats)))
+    given: dict[tuple[int, int], int] = {}
+    for repeat in sorted(set(first.repeats) & set(second.repeats)):
+        given.setdefault(
+            (first.copies.get(repeat, repeat), second.copies.get(repeat, repeat)), repeat
+        )
+    shared = tuple(given.values())
     if not shared:
         raise ValueError("no repeat is in both cells")
     one, other = first.on(shared), second.on(shared)

@@ -176,6 +176,16 @@ def per_repeat(run: Run) -> bool:
     )
 
 
+def shared_encoder(run: Run) -> str:
+    """What repeats that share their pretrained encoder leave open, as a sentence; else nothing."""
+    if per_repeat(run) or not run.pretrained_as:
+        return ""
+    return (
+        "Repeats share one pretrained encoder (encoder.per_repeat is false): all that is said of "
+        "pretrained variants is conditional on that encoder, and another may do better or worse."
+    )
+
+
 def costs(table: pd.DataFrame) -> pd.DataFrame:
     """What each cell cost: `SPENT`."""
     return table[["variant", "label_ratio", *SPENT]]

@@ -69,6 +69,28 @@ def test_the_contrast_is_of_the_same_images_as_the_networks(folder: Path) -> Non
     assert set(results.hypotheses["name"]) >= {"probe: pretrained−random"}
 
 
+def test_repeats_with_the_same_encoder_and_labels_are_one(folder: Path) -> None:
+    """With all labels and a shared encoder the repeats of a probe are copies of one another."""
+    results = Results(load(folder))
+    assert results.probes.set_index(["features", "label_ratio"])["repeats"].to_dict() == {
+        (name, ratio): 2 if ratio == 10 else 1
+        for name in ("pretrained", "random", "pixels")
+        for ratio in (10, 100)
+    }
+    table = results.contrasts[results.contrasts["contrast"].str.startswith("probe")]
+    assert list(table["repeats"]) == [2, 1, 2, 1]
+    assert table.loc[table["label_ratio"] == 100, "p"].isna().all()
+    assert table.loc[table["label_ratio"] == 10, "p"].notna().all()
+
+
+def test_repeats_with_encoders_of_their_own_are_not_copies(tmp_path: Path) -> None:
+    """Though those of random are, of which there is one."""
+    results = Results(load(write_run(tmp_path / "run", encoders=3, **SMALL)))  # type: ignore[arg-type]
+    table = results.contrasts.set_index(["contrast", "label_ratio"])["repeats"]
+    assert table["probe: pretrained−random", 100] == 2
+    assert results.probes.set_index(["features", "label_ratio"])["repeats"]["random", 100] == 1
+
+
 def test_a_study_of_many_differences_draws_more_for_networks_and_probes_alike(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

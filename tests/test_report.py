@@ -158,7 +158,10 @@ def test_a_run_moved_elsewhere_gives_the_same_page(no_png: None, folder: Path) -
         ({"repeats": 1, "ratios": (10,)}, "With one repeat they are over test images alone"),
         ({"variants": ("A",), "ratios": (10,), "encoders": 0}, "the study has no B2 and no B0"),
         ({"variants": ("B1", "B2"), "ratios": (10,)}, "not decided by this data"),
-        ({"per_repeat": False, "ratios": (10,)}, "conditional on that encoder as well"),
+        (
+            {"per_repeat": False, "ratios": (10,)},
+            "pretrained variants is conditional on that encoder",
+        ),
         ({"state": "RUNNING", "ratios": (10,), "unevaluated": ("B2@10",)}, "This study is RUNNING"),
         ({"variants": ("A",), "ratios": (10,), "failed": ("A@10",)}, "No trial has been completed"),
         ({"metric": "val_loss", "ratios": (10,)}, "Validation loss of each trial"),

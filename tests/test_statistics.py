@@ -23,6 +23,7 @@ from analysis.statistics import (
     holm,
     least_variance,
     metrics,
+    pair,
     prior_of,
     score_cells,
 )
@@ -198,6 +199,23 @@ def test_pairing_on_images_and_seeds_makes_a_difference_surer() -> None:
     assert found.high - found.low < 0.8 * (alone[0].high - alone[0].low)
     assert found.low > 0
     assert p_value < 0.01
+
+
+def test_copies_of_a_repeat_count_once() -> None:
+    """They have one value between them, whatever the number of copies; two that are only both
+    right everywhere are no copies.
+    """
+    one = _predictions(np.full(200, 0.6), 1)
+    many = pd.concat([one.assign(repeat=repeat) for repeat in range(3)], ignore_index=True)
+    other = _predictions(np.full(200, 0.5), 3, 7, "B0@10")
+    scores, draws = score_cells(pd.concat([many, other], ignore_index=True), SPECIES, 400)
+    alone = score_cells(one, SPECIES, 400)[0]
+    assert scores["A@10"].distinct == (0,)
+    assert estimate(scores["A@10"], "acc", draws) == estimate(alone["A@10"], "acc", draws)
+    assert np.isnan(difference(scores["A@10"], scores["A@10"], "acc", draws)[1])
+    assert pair(scores["A@10"], scores["B0@10"], "acc").repeats == (0, 1, 2)
+    perfect = _predictions(np.ones(200), 2)
+    assert score_cells(perfect, SPECIES, 10)[0]["A@10"].distinct == (0, 1)
 
 
 def test_no_difference_is_seldom_called_one() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import tables
+from analysis.contrasts import PROBE
+from analysis.load import Run
 from analysis.page import Cell, Grid, Section
 from analysis.sections.cells import grouped, p_value, points, ratio, value, verdict, word
 from analysis.sections.shown import Shown
@@ -43,11 +45,13 @@ def differences_section(shown: Shown) -> Section | None:
         "how little they differ. Contrasts named “probe” are of linear classifiers of frozen "
         "features."
     )
+    caption = " ".join([caption, *_conditions(shown.run, found)])
     fewer = int((found["repeats"] < tables.configured_repeats(shown.run)).sum())
     if fewer:
         section.note(
-            f"A difference is over the repeats that both sides have: {counted(fewer, 'row')} below "
-            "over fewer than were asked for."
+            "A difference is over the repeats that both sides have, and those alike in both (the "
+            f"same encoders, the same labels) count once: {counted(fewer, 'row')} below over fewer "
+            "than were asked for."
         )
     names = ["<Contrast", "Labels", "Points", "p", "p (Holm)", "<Verdict"]
     section.table(Grid("Differences", names, rows, caption))
@@ -55,6 +59,15 @@ def differences_section(shown: Shown) -> Section | None:
         section.note(FEW_REPEATS)
     _add_power(section, shown.results.power)
     return section
+
+
+def _conditions(run: Run, found: pd.DataFrame) -> list[str]:
+    """What the rows are conditional on, beside the chosen lr: sentences."""
+    untrained = found["contrast"].str.startswith(PROBE) & found["contrast"].str.endswith("−random")
+    random = (
+        "Those with random are conditional on one untrained encoder." if untrained.any() else ""
+    )
+    return [text for text in (tables.shared_encoder(run), random) if text]
 
 
 def _difference_cells(row: dict[Any, Any]) -> list[Cell]:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from analysis import tables
 from analysis.figures import results as figures_results
 from analysis.latents import CLUSTER_METRICS
 from analysis.load import CONTROLS
@@ -31,7 +32,7 @@ def encoders_section(shown: Shown) -> Section | None:
         section.text(statement, key="encoder_statement")
     section.table(_encoders_grid(found))
     section.table(_by_cell_grid(found))
-    _add_probes(section, shown.results.probes)
+    _add_probes(section, shown)
     curves = shown.run.encoder_epochs.drop(denoising_curves(shown.run).index)
     if len(curves):
         caption = "Loss of each encoder against epochs of pretraining (the paper’s Fig. 1)."
@@ -92,15 +93,18 @@ def _whose(row: dict[Any, Any]) -> str:
     return "search" if pd.isna(row["repeat"]) else f"repeat {row['repeat']}"
 
 
-def _add_probes(section: Section, probes: pd.DataFrame) -> None:
+def _add_probes(section: Section, shown: Shown) -> None:
+    probes = shown.results.probes
     if probes.empty:
         return
     rows = grouped(probes.to_dict("records"), "label_ratio", _probe_cells)
     caption = (
         "Linear classifiers of frozen features, trained on exactly the labelled images of each "
         "repeat, their penalty chosen on the validation images; 95 % intervals as in Table I. "
-        "Where the linear probe above, with its fixed penalty, says otherwise, these count."
-    )
+        "Where the linear probe above, with its fixed penalty, says otherwise, these count. All "
+        "repeats of random have one untrained encoder, and are conditional on it; repeats with the "
+        "same encoder and the same labels are one. " + tables.shared_encoder(shown.run)
+    ).rstrip()
     section.heading("Frozen features, few labels")
     names = ["<Features", "Labels", "Validation accuracy", "Test accuracy", "n", "Repeats"]
     section.table(Grid("Frozen features, few labels", names, rows, caption))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import tables
 from analysis.figures import robustness as figures_robustness
 from analysis.page import Cell, Grid, Section
 from analysis.robustness import AGREEMENT
@@ -34,7 +35,8 @@ def robustness_section(shown: Shown) -> Section | None:
     section.text(
         "The test images with salt-and-pepper noise: a share of the pixels, half of them white "
         "and half black. An image’s noise is the same for every variant and repeat. Beside the "
-        "pretraining of denoising encoders, nothing was trained or chosen on noisy images."
+        "pretraining of denoising encoders, nothing was trained or chosen on noisy images. "
+        + tables.shared_encoder(shown.run)
     )
     asked = shown.results.noise_questions
     section.answers(asked[asked["verdict"] != "not asked"].to_dict("records"))

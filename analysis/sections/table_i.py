@@ -84,11 +84,8 @@ def _conditional(run: Run, table: pd.DataFrame, draws: int) -> str:
             "With two or three repeats they rest on few, and may be too narrow where seeds matter "
             "more than images. "
         )
-    if run.pretrained and not tables.per_repeat(run):
-        text += (
-            "Repeats share their pretrained encoder (encoder.per_repeat is false), so those of "
-            "B1 and B2 are conditional on that encoder as well. "
-        )
+    shared = tables.shared_encoder(run)
+    text += f"{shared} " if shared else ""
     return text + "The same table is in table_i.csv, table_i.md and table_i.tex."
 
 
