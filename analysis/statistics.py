@@ -19,8 +19,10 @@ their repeats' variance (`Prior`): with it Holm's adjustment keeps its level wit
 
 Where all images of a species are named right, or wrong, they do not vary, which is no proof that
 others would not: the images' part of a variance is never less than what gives the score interval
-of none in N, and has a normal's shape where it would be. With one repeat nothing is known of the
-spread between seeds: intervals are over images alone, without p-value.
+of none in N, and has a normal's shape where it would be. In a macro score a species of a few
+images weighs as much as any other: its variance is moderated too (`Draws.moderated`). With one
+repeat nothing is known of the spread between seeds: intervals are over images alone, without
+p-value.
 
 Shapes: R repeats, N test images, K species, B draws.
 """
@@ -37,6 +39,7 @@ import pandas as pd
 from data.storage import InputError
 
 METRICS = ("loss", "acc", "f1", "precision", "recall")
+MACRO = ("f1", "precision", "recall")
 DRAWS = 2000
 _Z = 1.959964  # the normal distribution's 97.5 %
 
@@ -110,10 +113,14 @@ class Draws:
         self.images = np.zeros((len(true), draws), dtype=np.float32)
         _, species, count = np.unique(true, return_inverse=True, return_counts=True)
         # The species that have one image each are drawn together, or none of them would vary.
-        stratum = np.where(count[species] > 1, species, -1)
-        kinds = np.unique(stratum)
-        for kind in kinds:
-            members = np.flatnonzero(stratum == kind)
+        together = np.where(count[species] > 1, species, -1)
+        kinds, self._stratum, self._sizes = np.unique(
+            together, return_inverse=True, return_counts=True
+        )
+        of_kinds = np.where(kinds < 0, self._sizes, 1)  # species in each
+        self._shares = of_kinds / max(len(count), 1)
+        for kind in range(len(kinds)):
+            members = np.flatnonzero(self._stratum == kind)
             self.images[members] = _multinomial(random, len(members), draws)
         self.freedom = max(len(true) - len(kinds), 1)
         self.inflation = len(true) / self.freedom if len(true) > len(kinds) else 1.0
@@ -134,12 +141,39 @@ class Draws:
         weights = random.normal(size=(count, self.count))
         return (weights - weights.mean(axis=0)) / np.sqrt(count * (count - 1))
 
+    def moderated(self, right: np.ndarray) -> tuple[float, float]:
+        """How much more a mean over species varies by its images than their draws do, which know
+        the variance of a rare species from two or three images, or see none; and the degrees of
+        freedom of that variance (Satterthwaite).
+
+        Each species' variance counts as if two more images of it had the variance that is common
+        to all (a fixed prior, as `Prior`; where species are even, nothing changes).
+
+        Args:
+            right: of each image, whether it was named right, or a mean or difference of that, (N,).
+        """
+        sizes, shares = self._sizes, self._shares
+        mean = np.bincount(self._stratum, right) / sizes
+        squares = np.bincount(self._stratum, (right - mean[self._stratum]) ** 2)
+        if squares.sum() <= 1e-12:
+            return 1.0, self.freedom
+        known = sizes - 1 + COMMON_IMAGES
+        variance = (squares + COMMON_IMAGES * squares.sum() / self.freedom) / known
+        parts = variance / sizes * shares**2
+        as_drawn = float((squares / sizes**2 * shares**2).sum()) * self.inflation
+        more = parts.sum() / as_drawn if as_drawn > 0 else 1.0
+        return max(float(more), 1.0), float(parts.sum() ** 2 / (parts**2 / known).sum())
+
     def unmoved(self) -> np.ndarray:
         """Normal draws, (B,), for a score that is the same in every draw."""
         from scipy import stats
 
         evenly = stats.norm.ppf((np.arange(self.count) + 0.5) / self.count)
         return np.random.default_rng([self._seed, 2]).permutation(evenly)
+
+
+COMMON_IMAGES = 2
+"""As many images of each species are taken from all species together (`Draws.moderated`)."""
 
 
 def least_variance(images: float) -> float:
@@ -165,6 +199,8 @@ class CellScores:
         drawn: the same on each draw of the images, (R, B).
         copies: repeats that gave, to the digit, what an earlier one did, and that one: probes of
             the same features with the same labels. They say nothing of the spread of repeats.
+        right: 1 where a repeat names an image right, else 0, (R, N); if None, the images' part of a
+            macro score is as its draws have it (see `Draws.moderated`).
     """
 
     repeats: tuple[int, ...]
@@ -172,6 +208,7 @@ class CellScores:
     value: dict[str, np.ndarray]
     drawn: dict[str, np.ndarray]
     copies: Mapping[int, int] = field(default_factory=dict)
+    right: np.ndarray | None = None
 
     @property
     def distinct(self) -> tuple[int, ...]:
@@ -185,7 +222,8 @@ class CellScores:
             {metric: of_repeats[rows] for metric, of_repeats in kind.items()}
             for kind in (self.value, self.drawn)
         )
-        return CellScores(tuple(repeats), self.images, value, drawn)
+        right = None if self.right is None else self.right[rows]
+        return CellScores(tuple(repeats), self.images, value, drawn, right=right)
 
 
 def interval_columns(names: Iterable[str]) -> list[str]:
@@ -241,8 +279,8 @@ def score_cells(
         drawn = metrics(true, pred, loss, len(species), shared.images)
         value = {name: exact[name][:, 0] for name in METRICS}
         names = tuple(map(int, repeats))
-        copies = _copies(names, pred, loss)
-        scores[str(cell)] = CellScores(names, len(files), value, drawn, copies)
+        copies, right = _copies(names, pred, loss), (pred == true).astype(np.float32)
+        scores[str(cell)] = CellScores(names, len(files), value, drawn, copies, right)
     return scores, shared
 
 
@@ -407,6 +445,7 @@ def components(
     draws: Draws,
     least: float = 0.0,
     prior: Prior = NO_PRIOR,
+    right: np.ndarray | None = None,
 ) -> Components:
     """Where the variance of a score's mean over repeats comes from.
 
@@ -416,15 +455,26 @@ def components(
         images: N.
         least: variance that the images have in any case (`Draws.least`).
         prior: of the rows that are adjusted together.
+        right: of a macro score, as in `CellScores`.
     """
     count, shape = len(value), (len(value), images, images - draws.freedom)
-    of_mean = max(float(drawn.mean(axis=0).var()) * draws.inflation, least)
+    of_mean, of_each = (float(each) * draws.inflation for each in _by_images(drawn))
+    freedom = float(draws.freedom)
+    if right is not None:
+        more, freedom = draws.moderated(right.mean(axis=0))
+        of_mean *= more
+        of_each *= float(np.mean([draws.moderated(of_repeat)[0] for of_repeat in right]))
+    of_mean = max(of_mean, least)
     if count < 2:
-        return Components(np.nan, of_mean, 0.0, shape, (0.0, draws.freedom))
-    of_each = float(drawn.var(axis=1).mean()) * draws.inflation
+        return Components(np.nan, of_mean, 0.0, shape, (0.0, freedom))
     both = max((of_each - of_mean) / (count - 1), 0.0)
-    variance, freedom = prior.moderated(float(value.var(ddof=1)), count - 1)
-    return Components(variance / count, of_mean, both, shape, (freedom, draws.freedom))
+    variance, of_repeats = prior.moderated(float(value.var(ddof=1)), count - 1)
+    return Components(variance / count, of_mean, both, shape, (of_repeats, freedom))
+
+
+def _by_images(drawn: np.ndarray) -> tuple[float, float]:
+    """The variance over draws of images, of the mean over repeats and of a repeat's own score."""
+    return drawn.mean(axis=0).var(), drawn.var(axis=1).mean()
 
 
 @dataclass(frozen=True)
@@ -483,9 +533,10 @@ def spread(
     repeats: Sequence[int],
     least: float = 0.0,
     prior: Prior = NO_PRIOR,
+    right: np.ndarray | None = None,
 ) -> Spread:
     """The spread of a score's mean over repeats. Arguments as for `components`."""
-    found = components(value, drawn, images, draws, least, prior)
+    found = components(value, drawn, images, draws, least, prior, right)
     by_images = drawn.mean(axis=0) - drawn.mean()
     if by_images.var() * draws.inflation <= least:
         by_images = draws.unmoved() * least**0.5
@@ -517,7 +568,9 @@ def spread_of(scores: CellScores, metric: str, draws: Draws, prior: Prior = NO_P
     if scores.copies:
         scores = scores.on(scores.distinct)
     values = (scores.value[metric], scores.drawn[metric])
-    return spread(*values, scores.images, draws, scores.repeats, draws.least[metric], prior)
+    right = scores.right if metric in MACRO else None
+    least = draws.least[metric]
+    return spread(*values, scores.images, draws, scores.repeats, least, prior, right)
 
 
 @dataclass(frozen=True)
@@ -530,6 +583,7 @@ class Paired:
         repeats: R of them.
         images: N.
         metric: one of `METRICS`.
+        right: of a macro score the difference in which images are named right, (R, N), or None.
     """
 
     value: np.ndarray
@@ -537,6 +591,7 @@ class Paired:
     repeats: tuple[int, ...]
     images: int
     metric: str = "acc"
+    right: np.ndarray | None = None
 
 
 def pair(first: CellScores, second: CellScores, metric: str) -> Paired:
@@ -558,7 +613,10 @@ def pair(first: CellScores, second: CellScores, metric: str) -> Paired:
     value, drawn = (
         getattr(one, kind)[metric] - getattr(other, kind)[metric] for kind in ("value", "drawn")
     )
-    return Paired(value, drawn, shared, first.images, metric)
+    right = None
+    if metric in MACRO and one.right is not None and other.right is not None:
+        right = one.right - other.right
+    return Paired(value, drawn, shared, first.images, metric, right)
 
 
 def difference(
@@ -580,7 +638,7 @@ def compare(paired: Paired, draws: Draws, prior: Prior = NO_PRIOR) -> tuple[Esti
         prior: of the differences that are adjusted together (`prior_of`).
     """
     of_paired = (paired.value, paired.drawn, paired.images, draws, paired.repeats)
-    found = spread(*of_paired, draws.least[paired.metric], prior)
+    found = spread(*of_paired, draws.least[paired.metric], prior, paired.right)
     p_value = found.p_value() if len(paired.repeats) > 1 else float("nan")
     return found.estimate(), p_value
 

@@ -23,6 +23,8 @@ from analysis.variants import cell_name
 from analysis.wording import besides, counted
 
 METRICS = ("acc", "f1", "precision", "recall", "loss")
+FEW_IMAGES = 5
+"""Of a species with fewer test images the page says so."""
 
 
 def table_section(shown: Shown) -> Section:
@@ -83,6 +85,14 @@ def _conditional(run: Run, table: pd.DataFrame, draws: int) -> str:
         text += (
             "With two or three repeats they rest on few, and may be too narrow where seeds matter "
             "more than images. "
+        )
+    tested = run.predictions.drop_duplicates("file")["true"].value_counts()
+    rare = int((tested < FEW_IMAGES).sum())
+    if rare:
+        text += (
+            f"Of {rare:,} species there are fewer than "
+            f"{FEW_IMAGES} test images, and macro F1, precision and recall rest on them as much as "
+            "on any other. "
         )
     shared = tables.shared_encoder(run)
     text += f"{shared} " if shared else ""
