@@ -1,13 +1,15 @@
 """The encoders, best first by what they are for, and whether they beat an untrained one.
 
 An encoder is for classifiers with few labels: it is ranked by the validation F1 of the B1 and B2
-that started from it. What its frozen features alone are worth (linear probe, nearest neighbours)
+that started from it, each less the mean of all encoders' classifiers of the same kind and ratio:
+not every encoder has every cell, and one that was used at high ratios alone is not better for it.
+What its frozen features alone are worth (linear probe, nearest neighbours)
 is also known for the controls: the same network untrained, and the pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ import pandas as pd
 from analysis.latents import PENALTY, Scores
 from analysis.load import CONTROLS, Run
 from analysis.probes import encoder_of
-from analysis.variants import cell_name, with_recipe
+from analysis.variants import cell_name, kind_of, with_recipe
 
 MADE = ["encoder", "architecture", "objective", "images", "epochs", "loss", "seconds"]
 MADE += ["recipe", "repeat"]
@@ -23,8 +25,8 @@ FROZEN = ["probe_acc", "knn_acc", "beats_random", "beats_pixels"]
 
 
 def encoders_table(run: Run, scores: Mapping[str, Scores]) -> pd.DataFrame:
-    """The encoders, best first by mean validation F1 of their cells, then by linear probe, k-NN
-    and the loss of their objective; the controls last.
+    """The encoders, best first by how far the validation F1 of their cells is above the mean
+    (`_above_mean`), then by linear probe, k-NN and the loss of their objective; the controls last.
 
     Args:
         scores: what frozen features give, for each encoder of ``features/`` (`score_features`).
@@ -39,15 +41,36 @@ def encoders_table(run: Run, scores: Mapping[str, Scores]) -> pd.DataFrame:
     counts = ["images", "epochs", "repeat"]
     table[counts] = table[counts].astype("Int64")
     used = _used_by(run)
-    cells = [c for c, variant, _ in run.cells if variant in run.pretrained]
-    found = [[used.get((e, cell), np.nan) for cell in cells] for e in table["encoder"]]
-    values = pd.DataFrame(found, columns=[f"val_f1_{cell}" for cell in cells], index=table.index)
-    values.insert(0, "val_f1", values.mean(axis=1).where(~table["encoder"].isin(CONTROLS)))
-    table = pd.concat([table, values.astype(float), _frozen(table["encoder"], scores)], axis=1)
-    table["control"] = table["encoder"].isin(CONTROLS)
-    order = {"control": True, "val_f1": False, "probe_acc": False, "knn_acc": False, "loss": True}
+    cells = [(c, f"{kind_of(v)}@{ratio}") for c, v, ratio in run.cells if v in run.pretrained]
+    found = [[used.get((e, cell), np.nan) for cell, _ in cells] for e in table["encoder"]]
+    names = [f"val_f1_{cell}" for cell, _ in cells]
+    values = pd.DataFrame(found, table.index, names, dtype=float)
+    control = table["encoder"].isin(CONTROLS)
+    values.insert(0, "val_f1", values.mean(axis=1).where(~control))
+    above = _above_mean(values[names].where(~control, axis=0), [alike for _, alike in cells])
+    values.insert(1, "above_mean", above)
+    table = pd.concat([table, values, _frozen(table["encoder"], scores)], axis=1)
+    table["control"] = control
+    order = {"control": True, "above_mean": False, "probe_acc": False, "knn_acc": False}
+    order |= {"loss": True}
     table = table.sort_values(list(order), ascending=list(order.values()), ignore_index=True)
     return table.drop(columns="control")
+
+
+def _above_mean(values: pd.DataFrame, alike: Sequence[str]) -> pd.Series:
+    """Of each encoder the mean over its cells of F1 less the mean of all encoders in the cells that
+    are alike; NaN without cells.
+
+    Args:
+        values: F1 by encoder and cell, NaN where the encoder was not used.
+        alike: kind and ratio of each cell, the same with every recipe.
+    """
+    less = values.to_numpy(dtype=float, copy=True)
+    for kind in dict.fromkeys(alike):
+        own = np.asarray(alike) == kind
+        if np.isfinite(less[:, own]).any():
+            less[:, own] -= np.nanmean(less[:, own])
+    return pd.DataFrame(less, values.index).mean(axis=1).round(12)  # so that equal ones tie
 
 
 def _used_by(run: Run) -> dict[tuple[str, str], float]:

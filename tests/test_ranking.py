@@ -11,7 +11,7 @@ from records_example import write_run
 
 from analysis import load
 from analysis.latents import Scores
-from analysis.ranking import encoder_statement, encoders_table
+from analysis.ranking import _above_mean, encoder_statement, encoders_table
 from analysis.together import together
 
 MADE = "encoder architecture objective images epochs loss seconds"
@@ -38,6 +38,19 @@ def test_encoders_are_ranked_by_what_they_are_for(tmp_path: Path) -> None:
     assert by_name.loc["random", ["architecture", "images", "loss"]].isna().all()
     assert by_name.loc["unet-0000", "beats_random"]
     assert not by_name.loc["unet-0000", "beats_pixels"]
+
+
+def test_encoders_with_other_cells_are_ranked_by_what_they_share() -> None:
+    """The first is better wherever both were used, though easy cells make the second's mean higher;
+    cells of a recipe count beside those of the same kind and ratio.
+    """
+    values = pd.DataFrame(
+        {"B2@10": [0.5, 0.4, np.nan], "B2@100": [np.nan, 0.9, np.nan], "B2-vit@10": [np.nan] * 3}
+    )
+    values.loc[2, "B2-vit@10"] = 0.6
+    found = _above_mean(values, ["B2@10", "B2@100", "B2@10"])
+    assert list(found) == pytest.approx([0.0, -0.05, 0.1])
+    assert _above_mean(values * np.nan, ["B2@10", "B2@100", "B2@10"]).isna().all()
 
 
 def test_an_encoder_that_does_not_beat_the_controls_is_named_so(tmp_path: Path) -> None:
