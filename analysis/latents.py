@@ -30,7 +30,7 @@ DRAWS = 1000
 PENALTY = 0.01
 """scikit-learn's C of the linear probe in `Scores`."""
 LATENTS = ["encoder", "file", "split", "species", "x", "y", "cluster", "cluster_tsne"]
-CLUSTER_METRICS = ("nmi", "ari", "purity", "silhouette")
+CLUSTER_METRICS = ("nmi", "ami", "ari", "purity", "silhouette")
 CLUSTERS = ["encoder", "space", "k", *interval_columns(CLUSTER_METRICS)]
 _RECIPE = f"PCA {COMPONENTS}, t-SNE {PERPLEXITY} (500 at 0.7), seed {SEED}, draws {DRAWS}"
 
@@ -188,7 +188,9 @@ def agreement(
     """How well clusters match species, and how separate they are, with 95 % intervals.
 
     The intervals resample images and keep the clusters. Resampling raises NMI, ARI and purity a
-    little even if clusters and species are unrelated, so the draws are centred on the value.
+    little even if clusters and species are unrelated, so the draws are centred on the value. NMI
+    and purity themselves are too high by chance, the more so the fewer images there are, and their
+    intervals with them. AMI and ARI are 0 by chance; AMI is still somewhat high between 0 and 1.
 
     Args:
         species, clusters: codes from 0, (N,).
@@ -202,6 +204,7 @@ def agreement(
     tables = np.concatenate([table[None], drawn.reshape(DRAWS, *table.shape)])
     found = {
         "nmi": normalised_mutual_information(tables),
+        "ami": adjusted_mutual_information(tables),
         "ari": adjusted_rand(tables),
         "purity": purity(tables),
     }
@@ -210,7 +213,7 @@ def agreement(
     result: dict[str, float] = {}
     for name, values in found.items():
         low, high = np.quantile(values[1:], [0.025, 0.975]) - values[1:].mean() + values[0]
-        least = 0.0 if name in ("nmi", "purity") else -1.0  # of ARI and silhouette
+        least = 0.0 if name in ("nmi", "purity") else -1.0  # of what is adjusted, and silhouette
         kept = Estimate(float(values[0]), float(low), float(high))
         result |= kept.clipped(least, 1.0).columns(name)
     return result
@@ -218,11 +221,43 @@ def agreement(
 
 def normalised_mutual_information(tables: np.ndarray) -> np.ndarray:
     """NMI, arithmetic mean, of contingency tables (B, species, clusters), in [0, 1]."""
+    shared, mean = _information(tables)
+    return np.divide(shared, mean, out=np.ones_like(mean), where=mean > 0)
+
+
+def adjusted_mutual_information(tables: np.ndarray) -> np.ndarray:
+    """AMI, arithmetic mean (N. X. Vinh, J. Epps & J. Bailey, JMLR 11, 2010), of contingency tables
+    (B, species, clusters): 0 by chance, at most 1. What chance gives is that of the first table,
+    of which the others are draws.
+    """
+    shared, mean = _information(tables)
+    by_chance = expected_information(tables[0])
+    room = mean - by_chance
+    return np.divide(shared - by_chance, room, out=np.ones_like(room), where=room > 1e-12)
+
+
+def expected_information(table: np.ndarray) -> float:
+    """Mutual information in nats of species and clusters of these sizes, if images are dealt to
+    them at random (Vinh et al., eq. 24a).
+    """
+    from scipy.stats import hypergeom
+
+    images, found = table.sum(), 0.0
+    for of_species in table.sum(axis=1):
+        for of_cluster in table.sum(axis=0):
+            both = np.arange(1, min(of_species, of_cluster) + 1)
+            chance = hypergeom.pmf(both, images, of_species, of_cluster)
+            parts = both / images * np.log(images * both / (of_species * of_cluster))
+            found += float((chance * parts).sum())
+    return found
+
+
+def _information(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mutual information of species and clusters, and the mean of their entropies, in nats."""
     images = tables.sum(axis=(1, 2))
     rows, columns = (_entropy(tables.sum(axis=axis), images) for axis in (2, 1))
     joint = _entropy(tables.reshape(len(tables), -1), images)
-    mean = (rows + columns) / 2
-    return np.divide(rows + columns - joint, mean, out=np.ones_like(mean), where=mean > 0)
+    return rows + columns - joint, (rows + columns) / 2
 
 
 def _entropy(counts: np.ndarray, total: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ KINDS = ("acc", "change")
 """What is compared between two variants: accuracy in noise, and its change by noise."""
 DIFFERENCES = ["contrast", "effect", "descriptive", "label_ratio", "noise", "of", "difference"]
 DIFFERENCES += ["low", "high", "p", "p_holm", "verdict", "repeats", "n"]
-AGREEMENT = ("nmi", "ari", "purity")
+AGREEMENT = ("nmi", "ami", "ari", "purity")
 CLUSTERS = ["encoder", "noise", "k", *interval_columns(AGREEMENT)]
 
 Scores = Mapping[str, CellScores]

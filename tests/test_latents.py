@@ -34,7 +34,7 @@ def test_files_have_a_row_an_image_and_a_row_a_space(folder: Path) -> None:
     assert not points[["x", "y"]].isna().any(axis=None)
     assert list(clusters) == CLUSTERS
     assert list(clusters["space"]) == ["latent", "tsne"] * 3
-    for name in ("nmi", "ari", "purity", "silhouette"):
+    for name in ("nmi", "ami", "ari", "purity", "silhouette"):
         assert (clusters[f"{name}_low"] <= clusters[name]).all()
         assert (clusters[f"{name}_high"] >= clusters[name]).all()
 
@@ -47,6 +47,7 @@ def test_agreement_is_scikit_learns() -> None:
     found = agreement(species, clusters, points)
     for name, score in (
         ("nmi", sklearn_metrics.normalized_mutual_info_score(species, clusters)),
+        ("ami", sklearn_metrics.adjusted_mutual_info_score(species, clusters)),
         ("ari", sklearn_metrics.adjusted_rand_score(species, clusters)),
         ("purity", ((species + 2) % 5 == clusters).mean()),
         ("silhouette", sklearn_metrics.silhouette_score(points, clusters)),
@@ -63,7 +64,22 @@ def test_intervals_end_where_scores_do() -> None:
         found = agreement(species, clusters, None)
         for name in ("nmi", "purity"):
             assert 0 <= found[f"{name}_low"] <= found[name] <= found[f"{name}_high"] <= 1
-        assert -1 <= found["ari_low"] <= found["ari"] <= found["ari_high"] <= 1
+        for name in ("ami", "ari"):
+            assert -1 <= found[f"{name}_low"] <= found[name] <= found[f"{name}_high"] <= 1
+
+
+@pytest.mark.parametrize(("share", "off"), [(0.0, 0.01), (0.6, 0.07)])
+def test_chance_raises_nmi_far_more_than_ami(share: float, off: float) -> None:
+    """Of 300 images in 20 clusters that have so many of them from a species of their own."""
+    random, kinds = np.random.default_rng(0), 20
+    chances = np.full((kinds, kinds), (1 - share) / kinds**2) + share * np.eye(kinds) / kinds
+    endless = latents.normalised_mutual_information(chances[None] * 1e9)[0]
+    dealt = random.choice(kinds**2, (20, 300), p=chances.ravel())
+    found = pd.DataFrame([agreement(one // kinds, one % kinds, None) for one in dealt])
+    assert found["ami"].mean() == pytest.approx(endless, abs=off)
+    assert (found["nmi_low"] > endless).all()
+    if not share:
+        assert ((found["ami_low"] <= 0) & (found["ami_high"] >= 0)).mean() >= 0.9
 
 
 def test_a_better_encoder_scores_better(folder: Path) -> None:

@@ -299,7 +299,9 @@ def test_clusters(page: Numbers, records: Records, results: Results) -> None:
             silhouette = sk.silhouette_score(points[["x", "y"]], found)
             assert row["silhouette"] == pytest.approx(silhouette, abs=1e-4)
         expected[f"{key} k"] = str(len(SPECIES))
-        for name in ("nmi", "ari", "purity", "silhouette"):
+        ami = sk.adjusted_mutual_info_score(points["species"], found)
+        assert row["ami"] == pytest.approx(ami)
+        for name in ("nmi", "ami", "ari", "purity", "silhouette"):
             expected[f"{key} {name}"] = f"{row[name]:.3f}"
             expected[f"{key} {name} small"] = ends(row, name, ".3f")
     expect(page, "clusters", expected)

@@ -600,7 +600,7 @@ def test_every_number_of_the_section_is_one_of_the_frames(folder: Path, results:
         assert page[f"{key} p_holm"] == shown
     for row in results.noise_clusters.to_dict("records"):
         key = f"noise_clusters {row['encoder']} {row['noise']:g}"
-        for name in ("nmi", "ari", "purity"):
+        for name in ("nmi", "ami", "ari", "purity"):
             assert page[f"{key} {name}"] == f"{row[name]:.3f}"
     for name in ("noise_accuracy", "noise_clusters"):
         assert (folder / "figures" / f"{name}.svg").is_file()

@@ -52,8 +52,10 @@ def _encoders_grid(found: pd.DataFrame) -> Grid:
     shared = bool(found["repeat"].isna().all())
     rows = [Row(_encoder_cells(row, shared)) for row in found.to_dict("records")]
     caption = (
-        "Best first by the validation F1 of the classifiers that used it, mean over cells: the "
-        "search’s, or a repeat’s where each has its own. Loss: of the objective, on the validation "
+        "Classifiers’ F1: validation F1 of the classifiers that used it, mean over cells: the "
+        "search’s, or a repeat’s where each has its own. Best first by how far that is above the "
+        "mean of all encoders in cells of the same kind and ratio (above_mean in encoders.csv), as "
+        "not every encoder has every cell. Loss: of the objective, on the validation "
         "images. Linear probe (logistic regression) and k-NN (k = 5, cosine): trained on frozen "
         "features of all training images with their labels, "
         "accuracy on the validation images."
@@ -153,12 +155,14 @@ def _add_maps(section: Section, points: pd.DataFrame, encoder: str) -> None:
 def _clusters_grid(clusters: pd.DataFrame) -> Grid:
     rows = grouped(clusters.to_dict("records"), "encoder", _cluster_cells)
     caption = (
-        "How K-means clusters agree with species (NMI, ARI, purity by the best one-to-one "
+        "How K-means clusters agree with species (NMI, AMI, ARI, purity by the best one-to-one "
         "assignment) and how separate they are (silhouette, in the space where they were found); "
-        "95 % intervals over images, for the clusters as they are. Clusters of the t-SNE plane are "
+        "95 % intervals over images, for the clusters as they are. NMI and purity are too high by "
+        "chance, the more so the fewer images there are, and so are their intervals; AMI and ARI "
+        "have 0 where chance has put them together. Clusters of the t-SNE plane are "
         "the paper’s; the plane distorts distances, so its silhouette is no evidence."
     )
-    names = ["<Encoder", "<Space", "k", "NMI", "ARI", "Purity", "Silhouette"]
+    names = ["<Encoder", "<Space", "k", "NMI", "AMI", "ARI", "Purity", "Silhouette"]
     return Grid("Clusters", names, rows, caption)
 
 

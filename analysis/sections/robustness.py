@@ -133,7 +133,7 @@ def _add_clusters(section: Section, clusters: pd.DataFrame) -> None:
     )
     figure = figures_robustness.clusters_in_noise(clusters)
     section.figure("noise_clusters", caption, figure, "26rem")
-    names = ["<Encoder", "Noise", "k", "NMI", "ARI", "Purity"]
+    names = ["<Encoder", "Noise", "k", "NMI", "AMI", "ARI", "Purity"]
     caption = (
         "Of all images, without their labels: features of the search’s encoders, of the same "
         "network untrained, and the pixels, as for the map, clustered anew at each level."
