@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the truth, and how often 5 % tests find what is not there.
 
-    python benchmarks/coverage.py    # 4 minutes on 2 idle cores
+    python benchmarks/coverage.py    # 5 minutes on 2 idle cores
 
 Made-up studies of known truth: R repeats, N test images of 20 species, right with a probability
 that depends on the species, the image, the seed, and the image in that seed (a logit-normal model
