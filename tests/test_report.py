@@ -177,6 +177,18 @@ def test_odd_studies_have_a_report_too(
     )
 
 
+def test_table_i_goes_by_the_repeats_that_are_done(no_png: None, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", ratios=(10,), repeats=3, state="RUNNING", encoders=0)
+    for name in ("evaluations", "predictions"):
+        frame = pd.read_parquet(folder / f"{name}.parquet")
+        kept = frame[(frame["cell"] != "B2@10") | (frame["repeat"] == 0)]
+        kept.to_parquet(folder / f"{name}.parquet", index=False)
+    write_report(Location(folder))
+    text = (folder / "report.html").read_text()
+    assert "With one repeat (in 1 cell) they are over test images alone" in text
+    assert "With two or three repeats they rest on few" in text
+
+
 def test_a_study_that_has_only_begun_has_a_report(no_png: None, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", ratios=(10,), state="RUNNING", encoders=0)
     for file in folder.glob("*.parquet"):
