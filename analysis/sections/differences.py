@@ -90,8 +90,8 @@ def _add_power(section: Section, power: pd.DataFrame) -> None:
     caption = (
         "About how many repeats, or test images of the same kinds, would find the difference (or 2 "
         "points, if it is smaller) with a chance of 80 %, all else as it was. A dash: no number "
-        "would. The numbers are estimated from the repeats that there are, and few of them may be "
-        "off by half or twice."
+        "would. The numbers are estimated from the repeats that there are, and from few of them "
+        "may be off by a third or more."
     )
     names = ["<Contrast", "Labels", "To be found", "Repeats", "Needed", "Test images", "Needed"]
     section.table(Grid("What would decide the open ones", names, rows, caption, folded=True))
