@@ -87,7 +87,7 @@ def slow_loss(logits: Tensor, views: Tensor, colours: Tensor) -> float:
 
 
 def test_targets_are_shared_by_area(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.objectives.instance.changed", lambda images: images)
+    monkeypatch.setattr("models.objectives.instance.changed", lambda images, size: images)
     objective, shown = build(), []
     logits = torch.randn(IMAGES, IMAGES) * 4
     monkeypatch.setattr(objective, "logits", lambda views: shown.append(views) or logits)
