@@ -156,7 +156,7 @@ def _of_cell(cell: str, scored: tuple[Scored, Scored], same: bool) -> Both:
 
 def _on_shared_repeats(first: CellScores | None, second: CellScores | None) -> Both:
     """Both on the repeats they share, if any, so that the scores shown match their difference."""
-    shared = sorted(set(first.repeats) & set(second.repeats)) if first and second else []
+    shared = sorted(_shared(first, second)) if first and second else []
     if not (first and second and shared):
         return first, second
     return first.on(shared), second.on(shared)

@@ -135,6 +135,12 @@ class Augmentation:
         return (~(rows[:, None, :, None] & columns[:, None, None, :])).to(views.dtype)
 
 
+def any_view(views: Augmentation, images: Tensor, size: int | None = None) -> Tensor:
+    """A view of each image, drawn by torch's own generator of the CPU; see `Augmentation`."""
+    seed = int(torch.randint(2**63 - 1, (1,)))
+    return views(images, torch.Generator().manual_seed(seed), size)
+
+
 def _require(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} {value}: expected {low:g} to {high:g}")

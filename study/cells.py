@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from analysis.variants import COMMON, cell_name, is_pretrained, kind_of, with_recipe
+from analysis.variants import COMMON, cell_name, is_pretrained, is_semi, kind_of, with_recipe
 from study.config import Config
 from study.sections import Scalar
 
@@ -18,7 +18,11 @@ class Variant:
 
     name: str
     frozen: bool = False  # never changes its encoder
-    semi: bool = False  # its training sees the unlabelled images as well
+
+    @property
+    def semi(self) -> bool:
+        """Whether its training sees the unlabelled images as well."""
+        return is_semi(self.name)
 
     @property
     def pretrained(self) -> bool:
@@ -33,8 +37,8 @@ VARIANTS = {
         Variant("B0"),
         Variant("B1", frozen=True),
         Variant("B2"),
-        Variant("C", semi=True),
-        Variant("C2", semi=True),
+        Variant("C"),
+        Variant("C2"),
     )
 }
 

@@ -45,7 +45,5 @@ def settings_of(text: str | None) -> dict[str, Any]:
 
 def file_name(lr: float, recipe: str | None, settings: str | None) -> str:
     """Tells one choice from another."""
-    named = (
-        "" if settings is None else hashlib.blake2b(settings.encode(), digest_size=5).hexdigest()
-    )
-    return "-".join(part for part in (f"lr{lr!r}", recipe, named) if part)
+    short = hashlib.blake2b(settings.encode(), digest_size=5).hexdigest() if settings else None
+    return "-".join(part for part in (f"lr{lr!r}", recipe, short) if part)

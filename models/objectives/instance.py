@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CutMix
 
-from models.augmentation import Augmentation
+from models.augmentation import Augmentation, any_view
 from models.normalisation import BatchNorm1d
 from models.objectives import Objective
 
@@ -112,5 +112,4 @@ class Instance(Objective):
 
 def changed(images: Tensor, size: int | None = None) -> Tensor:
     """A strongly changed view of each, ``(B, 3, H, W)``, by torch's own generator of the CPU."""
-    seed = int(torch.randint(2**63 - 1, (1,)))
-    return VIEWS(images, torch.Generator().manual_seed(seed), size)
+    return any_view(VIEWS, images, size)

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.augmentation import Augmentation
+from models.augmentation import Augmentation, any_view
 from models.objectives import Objective
 
 VIEWS = Augmentation(
@@ -51,9 +50,7 @@ class Species(Objective):
 
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
         """See `Objective`; nats, log S at chance."""
-        seed = int(torch.randint(2**63 - 1, (1,)))  # by torch's own generator of the CPU
-        views = VIEWS(images, torch.Generator().manual_seed(seed), self.view_size)
-        return F.cross_entropy(self(views), rows // self.each)
+        return self.valid_loss(any_view(VIEWS, images, self.view_size), rows)
 
     def valid_loss(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         """The same of whole images."""
